@@ -1,0 +1,35 @@
+"""A chunk id names content: BLAKE3 keyed with the owner's id key, 32 bytes. An object id is 32 random bytes.
+
+The id key is one for all repositories of an owner and is not the sealing key; a chunk id appears in no object name
+and never outside a sealed object, so that a store learns nothing about content from either.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NewType
+
+from blake3 import blake3
+
+ChunkId = NewType("ChunkId", bytes)
+ObjectId = NewType("ObjectId", bytes)
+
+ID_BYTES = 32
+
+
+class IdKey:
+    """Gives content its id. Thread-safe; hashing releases the GIL."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def chunk_id(self, content: bytes | bytearray | memoryview) -> ChunkId:
+        return ChunkId(blake3(content, key=self._key).digest())
+
+    def fraction(self, text: bytes) -> float:
+        """A number in [0, 1) that only the owner can foresee: decides where the tree's leaves are cut."""
+        return int.from_bytes(blake3(text, key=self._key).digest(8), "big") / 2**64
+
+
+def new_object_id() -> ObjectId:
+    return ObjectId(os.urandom(ID_BYTES))

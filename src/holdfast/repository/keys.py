@@ -1,0 +1,167 @@
+"""How people hold the master key: it is random, and wrapped for each passphrase and for a recovery key.
+
+A key object is plain JSON (``keys/<id>.json``): which repository and master key, how the wrapping key is derived from
+the secret, and the wrapped bytes: 32 of the master key, 32 of the owner's id key, under AES-256-GCM with all other
+fields authenticated. A passphrase that a person chose goes through Argon2id (about 1 s); a secret that Holdfast made
+has 160 random bits and goes through HKDF alone. Stored Argon2 parameters outside sane bounds are refused: a planted
+key object can neither weaken nor exhaust.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from holdfast.errors import Damaged, UsageError
+from holdfast.messages import _
+from holdfast.repository.ids import IdKey
+from holdfast.repository.sealing import FORMAT_VERSION, MasterKey
+
+ARGON2_MEMORY_KIB = 256 * 1024
+ARGON2_PASSES = 3
+ARGON2_LANES = 4
+_ARGON2_MEMORY_BOUNDS = range(64 * 1024, 1024 * 1024 + 1)
+_ARGON2_WORK_BOUNDS = range(1, 17)
+
+_RANDOM_BYTES = 20
+_CHECK_BYTES = 5
+
+
+class SecretKind(StrEnum):
+    PASSPHRASE = "passphrase"  # noqa: S105  a name, not a secret
+    RECOVERY = "recovery key"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """All that an unlocked repository needs to know."""
+
+    master: MasterKey
+    id_secret: bytes = field(repr=False)
+
+    @property
+    def ids(self) -> IdKey:
+        return IdKey(self.id_secret)
+
+
+def new_keys() -> Keys:
+    return Keys(MasterKey(os.urandom(32), os.urandom(16)), os.urandom(32))
+
+
+class MadeSecret:
+    """Secrets that Holdfast makes: ``hfpass-`` or ``hfrec-``, 32 base32 digits of chance, 8 that check them.
+
+    Spaces, hyphens and case are forgiven, so that one can be typed from paper.
+    """
+
+    _PREFIXES: ClassVar = {SecretKind.PASSPHRASE: "hfpass", SecretKind.RECOVERY: "hfrec"}
+
+    @classmethod
+    def new(cls, kind: SecretKind) -> str:
+        prefix = cls._PREFIXES[kind]
+        chance = os.urandom(_RANDOM_BYTES)
+        digits = base64.b32encode(chance + cls._check(prefix, chance)).decode().lower()
+        return "-".join([prefix, *(digits[i : i + 5] for i in range(0, len(digits), 5))])
+
+    @classmethod
+    def parse(cls, text: str) -> bytes | None:
+        """The random bytes; ``None`` if this is a passphrase that a person chose.
+
+        Raises ``UsageError`` for a made secret with a slip in it.
+        """
+        plain = "".join(text.split()).replace("-", "").lower()
+        for kind, prefix in cls._PREFIXES.items():
+            if plain.startswith(prefix) and text.strip().lower().startswith(prefix + "-"):
+                try:
+                    raw = base64.b32decode(plain.removeprefix(prefix).upper())
+                except ValueError:
+                    raw = b""
+                chance, check = raw[:_RANDOM_BYTES], raw[_RANDOM_BYTES:]
+                if len(raw) != _RANDOM_BYTES + _CHECK_BYTES or check != cls._check(prefix, chance):
+                    raise UsageError(
+                        _("the {kind} has a slip in it: its check digits do not fit").format(kind=_(kind)),
+                        hint=_("Compare it with the copy that you kept, letter by letter."),
+                    )
+                return chance
+        return None
+
+    @staticmethod
+    def _check(prefix: str, chance: bytes) -> bytes:
+        return hashlib.sha256(prefix.encode() + chance).digest()[:_CHECK_BYTES]
+
+
+def wrap(keys: Keys, secret: str, kind: SecretKind) -> bytes:
+    """A key object from which ``secret`` gives ``keys`` back."""
+    salt = os.urandom(16)
+    header: dict[str, Any] = {
+        "holdfast": FORMAT_VERSION,
+        "repository": keys.master.repository_id.hex(),
+        "key": keys.master.id.hex(),
+        "opens_with": str(kind),
+        "derivation": {"kind": "hkdf-sha256", "salt": salt.hex()}
+        if MadeSecret.parse(secret) is not None
+        else {
+            "kind": "argon2id",
+            "salt": salt.hex(),
+            "memory_kib": ARGON2_MEMORY_KIB,
+            "passes": ARGON2_PASSES,
+            "lanes": ARGON2_LANES,
+        },
+        "nonce": os.urandom(12).hex(),
+    }
+    wrapping = AESGCM(_wrapping_key(header["derivation"], secret))
+    sealed = wrapping.encrypt(
+        bytes.fromhex(header["nonce"]), keys.master.secret + keys.id_secret, _authenticated(header)
+    )
+    return json.dumps({**header, "wrapped": base64.b64encode(sealed).decode()}, indent=1).encode()
+
+
+def unwrap(key_object: bytes, secret: str) -> Keys | None:
+    """The keys, or ``None`` if this secret is not the one. Raises ``Damaged`` for what is not a key object."""
+    try:
+        header = json.loads(key_object)
+        sealed = base64.b64decode(header.pop("wrapped"), validate=True)
+        repository_id, key_id = bytes.fromhex(header["repository"]), bytes.fromhex(header["key"])
+        nonce = bytes.fromhex(header["nonce"])
+        if header["holdfast"] != FORMAT_VERSION or len(nonce) != 12:
+            raise ValueError("format")
+        wrapping = AESGCM(_wrapping_key(header["derivation"], secret))
+        both = wrapping.decrypt(nonce, sealed, _authenticated(header))
+    except InvalidTag:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Damaged(_("this is not a key object that this version of Holdfast understands")) from None
+    keys = Keys(MasterKey(both[:32], repository_id), both[32:])
+    if len(both) != 64 or keys.master.id != key_id:
+        raise Damaged(_("a key object does not hold the key that it names"))
+    return keys
+
+
+def _wrapping_key(derivation: dict[str, Any], secret: str) -> bytes:
+    salt = bytes.fromhex(derivation["salt"])
+    chance = MadeSecret.parse(secret)
+    if derivation["kind"] == "hkdf-sha256":
+        return HKDF(SHA256(), 32, salt=salt, info=b"holdfast wrap").derive(chance or os.urandom(32))
+    memory, passes, lanes = derivation["memory_kib"], derivation["passes"], derivation["lanes"]
+    if derivation["kind"] != "argon2id" or memory not in _ARGON2_MEMORY_BOUNDS:
+        raise ValueError("derivation")
+    if passes not in _ARGON2_WORK_BOUNDS or lanes not in _ARGON2_WORK_BOUNDS:
+        raise ValueError("derivation")
+    return Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory).derive(
+        secret.encode("utf-8", "surrogateescape")
+    )
+
+
+def _authenticated(header: dict[str, Any]) -> bytes:
+    return json.dumps(header, sort_keys=True, separators=(",", ":")).encode()

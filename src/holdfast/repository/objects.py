@@ -1,0 +1,63 @@
+"""What the store holds and under which names: nothing else in the repository writes a name out.
+
+==============  =====================  =====================================
+kind            name                   holds
+==============  =====================  =====================================
+(plain)         ``repository.json``    which repository and key this is
+(plain)         ``keys/<id>.json``     a wrapped master key
+``DATA``        ``data/ab/ab…``        a pack of file content
+``META``        ``meta/ab…``           a pack of trees and chunk lists
+``INDEX``       ``index/ab…``          directories of many packs
+``SNAPSHOT``    ``snapshots/ab…``      a snapshot record
+==============  =====================  =====================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from holdfast.repository.ids import ID_BYTES, ObjectId
+
+REPOSITORY_OBJECT = "repository.json"
+KEYS = "keys/"
+
+
+class Kind(IntEnum):
+    DATA = 1
+    META = 2
+    INDEX = 3
+    SNAPSHOT = 4
+
+    @property
+    def prefix(self) -> str:
+        return {Kind.DATA: "data/", Kind.META: "meta/", Kind.INDEX: "index/", Kind.SNAPSHOT: "snapshots/"}[self]
+
+
+PACK_KINDS = (Kind.DATA, Kind.META)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """One sealed object: its kind and id, and so its name in the store."""
+
+    kind: Kind
+    id: ObjectId
+
+    @property
+    def name(self) -> str:
+        digits = self.id.hex()
+        return f"{self.kind.prefix}{digits[:2]}/{digits}" if self.kind is Kind.DATA else f"{self.kind.prefix}{digits}"
+
+
+def parse_name(name: str) -> ObjectRef | None:
+    """The object that ``name`` names; ``None`` for a name that Holdfast would not have written."""
+    for kind in Kind:
+        if name.startswith(kind.prefix):
+            try:
+                raw = bytes.fromhex(name.rpartition("/")[2])
+            except ValueError:
+                return None
+            ref = ObjectRef(kind, ObjectId(raw))
+            return ref if len(raw) == ID_BYTES and ref.name == name else None
+    return None

@@ -1,0 +1,165 @@
+"""Making a repository, and opening one. There is never more than one master key, and never another than the pinned one.
+
+Making: the wrapped keys are written first, then ``repository.json``, which names the one key that counts, is created
+if absent. Where the store cannot do that, an init that sees the keys of another after writing its own withdraws: of two
+at once at most one remains (both may withdraw; "the lowest name wins" could let two win, when the lower one is written
+after the other has looked). Keys that ``repository.json`` does not name are never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdfast.clock import Clock
+from holdfast.errors import Damaged, ObjectExists, ObjectMissing, Refused, UsageError, WrongPassphrase
+from holdfast.messages import _
+from holdfast.repository.keys import SecretKind, new_keys, unwrap, wrap
+from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT, Kind, parse_name
+from holdfast.repository.repository import Repository
+from holdfast.repository.sealing import FORMAT_VERSION
+from holdfast.store.port import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """Which repository and master key a configuration trusts: two ids of 32 hexadecimal digits."""
+
+    repository: str
+    key: str
+
+
+def create_repository(store: Store, secrets: Sequence[tuple[str, SecretKind]], *, clock: Clock) -> Repository:
+    """A new, empty repository that each of ``secrets`` opens. ``Refused`` if there is one already."""
+    _refuse_existing(store)
+    exclusive = store.exclusive_create()
+    keys = new_keys()
+    ours = [(f"{KEYS}{os.urandom(16).hex()}", wrap(keys, secret, kind)) for secret, kind in secrets]
+    try:
+        for name, wrapped in ours:
+            store.put(name, wrapped)
+        if not exclusive and {listed.name for listed in store.list(KEYS)} != {name for name, _wrapped in ours}:
+            raise ObjectExists(_("the keys of another init are there"))
+        header = {
+            "holdfast": FORMAT_VERSION,
+            "repository": keys.master.repository_id.hex(),
+            "key": keys.master.id.hex(),
+            "created": clock.now().isoformat(),
+        }
+        store.put(REPOSITORY_OBJECT, json.dumps(header, indent=1).encode(), if_absent=exclusive)
+    except ObjectExists:
+        for name, _wrapped in ours:
+            store.delete(name)
+        raise Refused(
+            _("another init is making a repository in {url}, or was interrupted there").format(url=store.url),
+            hint=_(
+                "Use that repository if there is one now. If nobody is at work there, "
+                "remove the objects under keys/ and run `holdfast init` again."
+            ),
+        ) from None
+    return Repository(store, keys, clock=clock)
+
+
+def open_repository(store: Store, secret: str, *, pin: Pin | None, clock: Clock) -> Repository:
+    """Opens with a passphrase or recovery key.
+
+    ``Refused`` for another repository or key than the pinned one, ``WrongPassphrase`` when no key object opens,
+    ``UsageError`` when there is no repository.
+    """
+    pin = _check_pin(store, pin)
+    damaged: list[str] = []
+    for listed in sorted(store.list(KEYS), key=lambda listed: listed.name):
+        try:
+            wrapped = store.get(listed.name)
+            header = json.loads(wrapped)
+            if (header.get("repository"), header.get("key")) != (pin.repository, pin.key):
+                continue
+            keys = unwrap(wrapped, secret)
+        except (Damaged, ValueError, AttributeError):
+            damaged.append(listed.name)
+            continue
+        if keys is not None:
+            return Repository(store, keys, clock=clock, damaged_keys=tuple(damaged))
+    _refuse(store, damaged)
+    raise AssertionError
+
+
+def _refuse(store: Store, damaged: Sequence[str]) -> None:
+    if damaged:
+        raise Damaged(
+            _("no readable key object in {url} opens with this secret; damaged: {names}").format(
+                url=store.url, names=", ".join(damaged)
+            ),
+            hint=_("Try the recovery key; another key object may be whole."),
+        )
+    raise WrongPassphrase(
+        _("wrong passphrase for {url}").format(url=store.url),
+        hint=_("Check where the configuration takes the passphrase from, or use the recovery key."),
+    )
+
+
+def _check_pin(store: Store, pin: Pin | None) -> Pin:
+    """What ``repository.json`` says, which must be what is pinned; the pin alone if that object is lost."""
+    try:
+        header = json.loads(store.get(REPOSITORY_OBJECT))
+        version, found = header["holdfast"], Pin(repository=str(header["repository"]), key=str(header["key"]))
+    except ObjectMissing:
+        found = _without_header(store, pin)
+        version = FORMAT_VERSION
+    except (ValueError, KeyError, TypeError):
+        raise Damaged(
+            _("{name} in {url} is damaged").format(name=REPOSITORY_OBJECT, url=store.url),
+            hint=_("Delete that object: the ids pinned in holdfast.toml, or those in the key objects, then serve."),
+        ) from None
+    if version != FORMAT_VERSION:
+        raise Refused(
+            _("the repository in {url} has format {version}, which this version of Holdfast does not read").format(
+                url=store.url, version=version
+            ),
+            hint=_("Install a newer Holdfast."),
+        )
+    if pin is not None and pin != found:
+        raise Refused(
+            _("{url} holds another repository or key than the one pinned in the configuration").format(url=store.url),
+            hint=_(
+                'Found id = "{found.repository}", key = "{found.key}"; pinned id = "{pin.repository}", '
+                'key = "{pin.key}". If you moved it yourself, mend the two lines; if not, do not use this store.'
+            ).format(found=found, pin=pin),
+        )
+    return found
+
+
+def _without_header(store: Store, pin: Pin | None) -> Pin:
+    named = set()
+    for listed in store.list(KEYS):
+        try:
+            header = json.loads(store.get(listed.name))
+            named.add((str(header["repository"]), str(header["key"])))
+        except (ValueError, KeyError, TypeError):
+            continue
+    if pin is not None and (pin.repository, pin.key) in named:
+        return pin
+    if len(named) == 1 and any(True for _listed in store.list(Kind.SNAPSHOT.prefix)):
+        repository, key = named.pop()
+        return Pin(repository=repository, key=key)
+    raise UsageError(
+        _("there is no repository in {url}").format(url=store.url),
+        hint=_("Check the URL; `holdfast init` makes a repository."),
+    )
+
+
+def _refuse_existing(store: Store) -> None:
+    """Keys alone are what an interrupted init leaves; anything else is a repository, or not ours to write beside."""
+    for listed in store.list(""):
+        if listed.name == REPOSITORY_OBJECT or parse_name(listed.name) is not None:
+            raise Refused(
+                _("there is a repository in {url} already").format(url=store.url),
+                hint=_("Use it with its own passphrase, or name an empty place for a new one."),
+            )
+        if not listed.name.startswith(KEYS):
+            raise Refused(
+                _("{url} is not empty: it holds {name}").format(url=store.url, name=listed.name),
+                hint=_("Name an empty folder or prefix: a repository shares its place with nothing else."),
+            )

@@ -1,0 +1,168 @@
+"""A snapshot record: the complete state of a source at one moment, named by the id of its object.
+
+The record is one sealed part: zstd over JSON, with the fields of :class:`Snapshot` (``docs/format/repository.md``).
+What a source says about itself (``facts``) is JSON that only its own package reads. A record names its predecessors,
+the newest records that its writer saw, so that one that went missing without being removed is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.errors import Damaged, UsageError
+from holdfast.messages import _
+from holdfast.repository.compression import compress, decompress
+from holdfast.repository.ids import ID_BYTES, ChunkId
+from holdfast.repository.trees import Content, Row
+
+Json = dict[str, Any]
+
+_LENGTH = struct.Struct(">I")
+MAX_RECORD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What a snapshot holds and what taking it cost, in bytes unless said otherwise."""
+
+    files: int
+    """Number of entries that are files."""
+    content: int
+    """Of all files, as they will be restored."""
+    chunks: int
+    """Number of chunks of content, as often as they occur; trees not counted."""
+    added_content: int
+    """Of chunks that were new to the repository, before compression."""
+    added_stored: int
+    """The same as stored: compressed and sealed, in packs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    id: str
+    """64 hexadecimal digits: the object's id."""
+    label: str
+    source: str
+    source_type: str
+    started: datetime
+    ended: datetime
+    host: str
+    holdfast_version: str
+    tree: Content
+    totals: Totals
+    predecessors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    facts: Json
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:12]
+
+
+def encode_snapshot(snapshot: Snapshot) -> bytes:
+    tree = snapshot.tree
+    fields = {
+        "label": snapshot.label,
+        "source": snapshot.source,
+        "source_type": snapshot.source_type,
+        "started": snapshot.started.astimezone(UTC).isoformat(),
+        "ended": snapshot.ended.astimezone(UTC).isoformat(),
+        "host": snapshot.host,
+        "holdfast_version": snapshot.holdfast_version,
+        "tree": {"size": tree.size, "levels": tree.levels, "rows": [[row.id.hex(), row.size] for row in tree.rows]},
+        "totals": {name: getattr(snapshot.totals, name) for name in Totals.__slots__},
+        "predecessors": list(snapshot.predecessors),
+        "warnings": list(snapshot.warnings),
+        "facts": snapshot.facts,
+    }
+    plain = json.dumps(fields, sort_keys=True, ensure_ascii=True).encode()
+    return _LENGTH.pack(len(plain)) + compress(plain)
+
+
+def decode_snapshot(snapshot_id: str, data: bytes) -> Snapshot:
+    try:
+        (size,) = _LENGTH.unpack_from(data)
+        if size > MAX_RECORD_BYTES:
+            raise ValueError("size")
+        fields = json.loads(decompress(data[_LENGTH.size :], size=size))
+        rows = tuple(Row(_chunk_id(row_id), int(row_size)) for row_id, row_size in fields["tree"]["rows"])
+        return Snapshot(
+            id=snapshot_id,
+            label=str(fields["label"]),
+            source=str(fields["source"]),
+            source_type=str(fields["source_type"]),
+            started=_moment(fields["started"]),
+            ended=_moment(fields["ended"]),
+            host=str(fields["host"]),
+            holdfast_version=str(fields["holdfast_version"]),
+            tree=Content(int(fields["tree"]["size"]), int(fields["tree"]["levels"]), rows),
+            totals=Totals(**{name: int(fields["totals"][name]) for name in Totals.__slots__}),
+            predecessors=tuple(map(str, fields["predecessors"])),
+            warnings=tuple(map(str, fields["warnings"])),
+            facts=dict(fields["facts"]),
+        )
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        raise Damaged(
+            _("the record of snapshot {id} cannot be read").format(id=snapshot_id[:12]),
+            hint=_("It may have been written by a newer version of Holdfast."),
+        ) from None
+
+
+def heads(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
+    """The snapshots that no other names as its predecessor: what the next record names."""
+    known = tuple(snapshots)
+    named = {predecessor for snapshot in known for predecessor in snapshot.predecessors}
+    return tuple(sorted(snapshot.id for snapshot in known if snapshot.id not in named))
+
+
+def missing(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
+    """Ids that records name as predecessors and that are not there."""
+    known = tuple(snapshots)
+    ids = {snapshot.id for snapshot in known}
+    return tuple(sorted({p for snapshot in known for p in snapshot.predecessors if p not in ids}))
+
+
+def select(snapshots: Iterable[Snapshot], wanted: str, *, source: str | None = None) -> Snapshot:
+    """The one snapshot that ``wanted`` means: ``latest``, an id or the beginning of one, a label.
+
+    Raises ``UsageError`` when there is none or more than one.
+    """
+    known = [snapshot for snapshot in snapshots if source is None or snapshot.source == source]
+    wanted = wanted.removeprefix("snapshot:")
+    if wanted == "latest" and known:
+        return max(known, key=lambda snapshot: (snapshot.started, snapshot.ended, snapshot.id))
+    found = [s for s in known if s.label == wanted] or [
+        s for s in known if len(wanted) >= 4 and s.id.startswith(wanted.lower())
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UsageError(
+            _("{wanted} means more than one snapshot: {ids}").format(
+                wanted=wanted, ids=", ".join(s.short_id for s in found)
+            ),
+            hint=_("Name one of them by its id."),
+        )
+    raise UsageError(
+        _("there is no snapshot {wanted}").format(wanted=wanted) if known else _("there is no snapshot yet"),
+        hint=_("`holdfast list` shows those that there are."),
+    )
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("zone")
+    return moment
+
+
+def _chunk_id(text: str) -> ChunkId:
+    raw = bytes.fromhex(text)
+    if len(raw) != ID_BYTES:
+        raise ValueError("id")
+    return ChunkId(raw)
