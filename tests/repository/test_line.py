@@ -108,7 +108,8 @@ def test_packing(contents: list[bytes]) -> None:
     builder = PackBuilder(KEYS.master, Kind.DATA)
     for content in contents:
         builder.add(IDS.chunk_id(content), content)
-    data, directory = builder.finish()
+    made, directory = builder.finish()
+    data = bytes(made)
     assert directory.size == len(data)
     assert padded_size(len(data)) == len(data)
     start, length = trailer_span(len(data))
@@ -211,9 +212,9 @@ def test_a_path_that_leaves_the_folder_is_damage(path: str) -> None:
 def test_an_unchanged_source_shares_its_tree() -> None:
     chunks = Chunks()
     encoded = [
-        (f"base/5/{n:06}", encode_entry(StoredEntry(Entry(path=f"base/5/{n:06}", kind=EntryKind.FILE, mode=0o600), Content())))
-        for n in range(5000)
-    ]  # fmt: skip
+        (path, encode_entry(StoredEntry(Entry(path=path, kind=EntryKind.FILE, mode=0o600), Content())))
+        for path in (f"base/5/{number:06}" for number in range(5000))
+    ]
     store_tree(encoded, chunks.store, IDS)  # type: ignore[arg-type]
     before = len(chunks)
     assert before > 5

@@ -26,7 +26,7 @@ def memory() -> MemoryStore:
 class Inclusive(MemoryStore):
     """A store that ignores create-if-absent, as some do."""
 
-    def put(self, name: str, data: Bytes, *, if_absent: bool = False) -> None:
+    def put(self, name: str, data: Bytes, *, if_absent: bool = False) -> None:  # noqa: ARG002  ignored, that is it
         super().put(name, data)
 
     def exclusive_create(self) -> bool:

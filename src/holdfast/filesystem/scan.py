@@ -20,7 +20,11 @@ BLOCK_BYTES = 1024 * 1024
 
 def scan(folder: Path, *, include: Callable[[str], bool] = lambda _path: True) -> Iterator[Reading]:
     """Everything below ``folder`` that ``include`` wants, asked with each relative path of a file or link."""
-    if not folder.is_dir():
+    try:
+        found = folder.is_dir()
+    except PermissionError:
+        raise _may_not_read(folder) from None
+    if not found:
         raise UsageError(
             _("there is no folder {path}").format(path=folder),
             hint=_("Check the path, and whether the disk that holds it is mounted."),
@@ -50,10 +54,7 @@ def _listing(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as items:
             return list(items)
     except PermissionError:
-        raise PermissionRefused(
-            _("cannot read the folder {path}").format(path=folder),
-            hint=_("Run as a user who may read it."),
-        ) from None
+        raise _may_not_read(folder) from None
 
 
 def _content(path: str, size: int) -> Iterator[memoryview]:
@@ -66,9 +67,7 @@ def _content(path: str, size: int) -> Iterator[memoryview]:
                 left -= count
             grown = file.read(1)
     except PermissionError:
-        raise PermissionRefused(
-            _("cannot read {path}").format(path=path), hint=_("Run as a user who may read it.")
-        ) from None
+        raise _may_not_read(path) from None
     if left or grown:
         raise HoldfastError(
             _("{path} changed its size while it was read").format(path=path),
@@ -87,3 +86,7 @@ def _entry(path: str, kind: EntryKind, status: os.stat_result, *, size: int = 0,
         size=size,
         link_target=link_target,
     )
+
+
+def _may_not_read(path: Path | str) -> PermissionRefused:
+    return PermissionRefused(_("cannot read {path}").format(path=path), hint=_("Run as a user who may read it."))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from holdfast.entry import Entry, EntryKind
@@ -21,6 +22,7 @@ from holdfast.messages import _
 
 MARKER = "holdfast-restore-incomplete"
 _SYNC_WORKERS = 8
+_SYNC_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,9 @@ class Owner:
 class FileSink:
     """One file being written, piece by piece, in any order, from many threads."""
 
-    def __init__(self, path: str, place: Path, wrote: Callable[[int], None]) -> None:
+    __slots__ = ("_place", "_wrote", "path")
+
+    def __init__(self, path: str, place: str, wrote: Callable[[int], None]) -> None:
         self.path = path
         self._place = place
         self._wrote = wrote
@@ -67,7 +71,6 @@ class FolderWriter:
         self._place = place or (lambda path: root / path)
         self._owner = owner
         self._wrote = wrote
-        self._made: list[tuple[Path, Entry]] = []
         self._roots: list[Path] = []
 
     def begin(self, *also: Path) -> None:
@@ -86,8 +89,7 @@ class FolderWriter:
     def directory(self, entry: Entry) -> None:
         place = self._place(entry.path)
         with _naming(place):
-            place.mkdir(mode=0o700, parents=True, exist_ok=place in self._roots)
-        self._made.append((place, entry))
+            place.mkdir(mode=0o700, exist_ok=place in self._roots)
 
     def file(self, entry: Entry) -> FileSink:
         place = self._place(entry.path)
@@ -97,14 +99,12 @@ class FolderWriter:
                 os.ftruncate(handle, entry.size)
             finally:
                 os.close(handle)
-        self._made.append((place, entry))
-        return FileSink(entry.path, place, self._wrote)
+        return FileSink(entry.path, os.fspath(place), self._wrote)
 
     def symlink(self, entry: Entry) -> None:
         place = self._place(entry.path)
         with _naming(place):
             place.symlink_to(entry.link_target)
-        self._made.append((place, entry))
 
     def link(self, place: Path, target: Path) -> None:
         """A symbolic link that is no entry's."""
@@ -124,28 +124,32 @@ class FolderWriter:
             place.chmod(mode)
             self._give(place)
 
-    def settle(self) -> None:
-        """Gives all entries written so far their owner, mode and time, and makes them durable."""
-        made, self._made = self._made, []
-        files = [item for item in made if item[1].kind is not EntryKind.DIRECTORY]
-        directories = [item for item in made if item[1].kind is EntryKind.DIRECTORY]
+    def settle(self, entries: Iterable[Entry]) -> None:
+        """Gives what was written for ``entries`` its owner, mode and time, and makes it durable.
+
+        Folders come last, the deepest first: their times and modes are those they had.
+        """
+        folders: list[Entry] = []
+        waiting = iter(entries)
         with ThreadPoolExecutor(_SYNC_WORKERS) as workers:
-            for _done in workers.map(lambda item: self._settle_one(*item), files):
-                pass
-        for place, entry in reversed(directories):
-            self._settle_one(place, entry)
-        for place in {place.parent for place, _entry in made} | {root.parent for root in self._roots}:
-            _sync_directory(place)
+            while some := list(islice(waiting, _SYNC_BATCH)):
+                folders.extend(entry for entry in some if entry.kind is EntryKind.DIRECTORY)
+                files = [entry for entry in some if entry.kind is not EntryKind.DIRECTORY]
+                for _done in workers.map(self._settle_one, files):
+                    pass
+        for folder in reversed(folders):
+            self._settle_one(folder)
 
     def finish(self) -> None:
-        """Settles what is left; afterwards the folder no longer says that it is incomplete."""
-        self.settle()
+        """Afterwards the folder no longer says that it is incomplete; all of it was settled."""
         for root in self._roots:
             _sync_directory(root)
+            _sync_directory(root.parent)
         (self.root / MARKER).unlink()
         _sync_directory(self.root)
 
-    def _settle_one(self, place: Path, entry: Entry) -> None:
+    def _settle_one(self, entry: Entry) -> None:
+        place = self._place(entry.path)
         with _naming(place):
             self._give(place)
             if entry.kind is EntryKind.SYMLINK:
@@ -217,7 +221,7 @@ def refuse_unless_room(needed: Iterable[tuple[Path, int]]) -> None:
 
 
 @contextmanager
-def _naming(place: Path) -> Iterator[None]:
+def _naming(place: Path | str) -> Iterator[None]:
     """Operating system errors, in our words."""
     try:
         yield

@@ -1,0 +1,76 @@
+"""Taking a snapshot: postgres → entry → split → seal → pack → put → store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import tzinfo
+
+from holdfast import __version__
+from holdfast.clock import Clock
+from holdfast.entry import Block
+from holdfast.errors import Interrupted
+from holdfast.jobs.progress import Progress
+from holdfast.messages import _
+from holdfast.postgres.basebackup import base_backup
+from holdfast.repository.repository import Repository
+from holdfast.repository.snapshots import Snapshot
+from holdfast.repository.writer import About, SnapshotWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresSource:
+    name: str
+    connection: str
+    """A libpq connection string or URL; holds secrets, so it is never shown."""
+
+
+def take_snapshot(
+    source: PostgresSource,
+    repository: Repository,
+    *,
+    clock: Clock,
+    zone: tzinfo,
+    host: str,
+    progress: Progress,
+    stopped: Callable[[], bool],
+) -> Snapshot:
+    """Reads the whole cluster; returns the record once everything that it needs is durable in the repository.
+
+    An interruption or a failure publishes nothing and harms no other snapshot.
+    """
+    started = clock.now()
+    label = f"{source.name}_{started.astimezone(zone):%Y%m%d_%H%M%S}"
+    progress.begin(_("reading the index of {url}").format(url=repository.url))
+    with SnapshotWriter(repository) as writer:
+        try:
+            progress.begin(_("connecting to {source}").format(source=source.name))
+            with base_backup(source.connection, label=f"holdfast {label}", stopped=stopped) as backup:
+                progress.begin(_("backing up {source}").format(source=source.name), backup.estimated_bytes)
+                for entry, blocks in backup.entries():
+                    writer.add(entry, _counted(blocks, progress))
+                progress.begin(_("writing the snapshot"))
+                about = About(
+                    label=label,
+                    source=source.name,
+                    source_type="postgres",
+                    started=started,
+                    host=host,
+                    holdfast_version=__version__,
+                    warnings=backup.facts.warnings,
+                    facts=backup.facts.to_json(),
+                )
+            return writer.publish(about)
+        except (KeyboardInterrupt, Interrupted):
+            raise Interrupted(
+                _("stopped; no snapshot was made, {size} MB are in the repository already").format(
+                    size=writer.uploaded // 10**6
+                ),
+                hint=_("The next backup reuses them. Older snapshots are untouched."),
+            ) from None
+
+
+def _counted(blocks: Iterable[Block], progress: Progress) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        progress.advance(len(block))

@@ -1,0 +1,161 @@
+"""From configuration to live objects: the only place that chooses a backend, and the only one that reveals secrets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import tzinfo
+
+from holdfast.clock import Clock
+from holdfast.config import Configuration
+from holdfast.config import PostgresSource as ConfiguredPostgres
+from holdfast.config import Repository as ConfiguredRepository
+from holdfast.errors import ConfigError, HoldfastError, UsageError
+from holdfast.jobs.backup import PostgresSource
+from holdfast.messages import _
+from holdfast.repository.keys import SecretKind
+from holdfast.repository.objects import KEYS
+from holdfast.repository.opening import Pin, create_repository, open_repository
+from holdfast.repository.repository import Repository
+from holdfast.store.opening import open_store
+from holdfast.store.port import Store
+
+Stopped = Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """What a command needs from a configuration, made when it is asked for."""
+
+    configuration: Configuration
+    clock: Clock
+    stopped: Stopped = lambda: False
+
+    @property
+    def zone(self) -> tzinfo:
+        """The configured time zone, else the machine's own."""
+        zone = self.configuration.zone or self.clock.now().astimezone().tzinfo
+        assert zone is not None
+        return zone
+
+    def repository_name(self, name: str | None) -> str:
+        """``name`` if there is such a repository; without one, the first that is configured."""
+        return _choose(self.configuration.repository, name, _("repository"), first=True)
+
+    def source_name(self, name: str | None) -> str:
+        """``name`` if there is such a source; without one, the only one there is."""
+        return _choose(self.configuration.source, name, _("source"), first=False)
+
+    def repository(self, name: str | None = None, *, secret: str | None = None) -> Repository:
+        """Opens a repository; ``secret`` (a recovery key) instead of the configured passphrase."""
+        name = self.repository_name(name)
+        configured = self.configuration.repository[name]
+        if not (configured.id and configured.key):
+            raise ConfigError(
+                _("repository {name} is not made yet: its id and key are not in {path}").format(
+                    name=name, path=self.configuration.path
+                ),
+                hint=_("Run `holdfast init`."),
+            )
+        return open_repository(
+            self._store(configured),
+            self.passphrase(name) if secret is None else secret,
+            pin=Pin(repository=configured.id, key=configured.key),
+            clock=self.clock,
+        )
+
+    def existing_repository(self, name: str) -> Repository | None:
+        """What lies where an unpinned repository's URL points, if the configured passphrase opens it."""
+        try:
+            store = self._store(self.configuration.repository[name])
+            return open_repository(store, self.passphrase(name), pin=None, clock=self.clock)
+        except HoldfastError:
+            return None
+
+    def key_objects(self, name: str) -> Mapping[str, bytes]:
+        """The wrapped keys of a repository, by object name: of no use without its passphrase or recovery key."""
+        store = self._store(self.configuration.repository[name])
+        return {listed.name: store.get(listed.name) for listed in store.list(KEYS)}
+
+    def create_repository(self, name: str, secrets: Sequence[tuple[str, SecretKind]]) -> Repository:
+        """Makes the repository ``name`` where its URL says."""
+        configured: ConfiguredRepository = self.configuration.repository[name]
+        options = configured.store_options(self.configuration.folder)
+        store = open_store(configured.url, options, clock=self.clock, create=True, stopped=self.stopped)
+        return create_repository(store, secrets, clock=self.clock)
+
+    def _store(self, configured: ConfiguredRepository) -> Store:
+        options = configured.store_options(self.configuration.folder)
+        return open_store(configured.url, options, clock=self.clock, stopped=self.stopped)
+
+    def passphrase(self, repository: str) -> str:
+        return self.configuration.passphrase_of(repository).reveal(self.configuration.folder)
+
+    def postgres(self, name: str | None = None) -> PostgresSource:
+        name = self.source_name(name)
+        source = self.configuration.source[name]
+        if not isinstance(source, ConfiguredPostgres):
+            raise UsageError(
+                _("source {name} is not a PostgreSQL cluster").format(name=name),
+                hint=_("This version of Holdfast backs up sources of type postgres."),
+            )
+        return PostgresSource(name=name, connection=source.connection)
+
+
+def open_from_url(
+    url: str,
+    options: Mapping[str, str],
+    secret: str,
+    *,
+    pin: Pin | None,
+    clock: Clock,
+    stopped: Stopped,
+    environment: Mapping[str, str] = os.environ,
+) -> Repository:
+    """A repository without a configuration: what a bare machine has is the URL and the passphrase.
+
+    What ``options`` leave out of an S3 store comes from the variables that every S3 client knows.
+    """
+    if url.startswith("s3:"):
+        options = {**_aws(environment, has_credentials="access_key_id" in options), **options}
+    return open_repository(open_store(url, options, clock=clock, stopped=stopped), secret, pin=pin, clock=clock)
+
+
+_AWS = {
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "access_key_id": ("AWS_ACCESS_KEY_ID",),
+    "access_key_secret": ("AWS_SECRET_ACCESS_KEY",),
+    "session_token": ("AWS_SESSION_TOKEN",),
+}
+
+
+def _aws(environment: Mapping[str, str], *, has_credentials: bool) -> dict[str, str]:
+    found = {
+        option: next(environment[name] for name in names if environment.get(name))
+        for option, names in _AWS.items()
+        if any(environment.get(name) for name in names)
+    }
+    if has_credentials or not {"access_key_id", "access_key_secret"} <= found.keys():
+        found = {option: value for option, value in found.items() if option in ("region", "endpoint")}
+        if has_credentials and environment.get("AWS_SECRET_ACCESS_KEY"):
+            found["access_key_secret"] = environment["AWS_SECRET_ACCESS_KEY"]
+    return found
+
+
+def _choose(known: Mapping[str, object], name: str | None, what: str, *, first: bool) -> str:
+    if name is None and known and (first or len(known) == 1):
+        return next(iter(known))
+    if name in known:
+        assert name is not None
+        return name
+    names = ", ".join(known) or _("none")
+    if name is None:
+        raise UsageError(
+            _("which {what}?").format(what=what), hint=_("The configuration has: {names}.").format(names=names)
+        )
+    raise UsageError(
+        _("there is no {what} {name}").format(what=what, name=name),
+        hint=_("The configuration has: {names}.").format(names=names),
+    )

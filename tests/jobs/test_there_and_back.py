@@ -1,0 +1,111 @@
+"""A real cluster backed up under load, destroyed, restored, started, and compared: on every version."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
+
+import pytest
+
+from holdfast.clock import SystemClock
+from holdfast.jobs.backup import PostgresSource, take_snapshot
+from holdfast.jobs.progress import Silent
+from holdfast.jobs.restore import RestorePlan, plan_restore, restore
+from holdfast.jobs.verify import verify
+from holdfast.postgres.accounts import Account, server_account
+from holdfast.postgres.instance import Instance
+from holdfast.postgres.restored import Recovered, start_restored
+from holdfast.repository.reader import SnapshotReader
+from holdfast.repository.repository import Repository
+from holdfast.repository.snapshots import Snapshot
+from holdfast.store.folder import FolderStore
+from tests.repository.making import new_repository
+from tests.servers import Cluster, Servers, balance_holds, every_version, give, run
+
+CLOCK = SystemClock()
+MakeCluster = Callable[..., Cluster]
+
+
+def back_up(cluster: Cluster, repository: Repository) -> Snapshot:
+    return take_snapshot(
+        PostgresSource(name="tracker", connection=cluster.dsn()),
+        repository,
+        clock=CLOCK,
+        zone=UTC,
+        host="db1",
+        progress=Silent(),
+        stopped=lambda: False,
+    )
+
+
+def bring_back(
+    repository: Repository, snapshot: Snapshot, target: Path, tablespaces: dict[str, Path] | None = None
+) -> RestorePlan:
+    reader = SnapshotReader(repository)
+    plan = plan_restore(snapshot, reader, target, tablespaces=tablespaces or {})
+    restore(plan, reader, progress=Silent())
+    return plan
+
+
+def started(cluster: Cluster, target: Path) -> tuple[Instance, Recovered]:
+    account: Account = server_account(target)
+    return start_restored(target, binaries=cluster.bin, clock=CLOCK, account=account)
+
+
+@pytest.fixture
+def repository(servers: Servers) -> Repository:
+    return new_repository(FolderStore(servers.new_folder("r") / "repository", clock=CLOCK, create=True))
+
+
+@every_version
+def test_there_and_back(major: int, make_cluster: MakeCluster, servers: Servers, repository: Repository) -> None:
+    cluster = make_cluster(major, tablespace=True)
+    cluster.pgbench_init(2)
+    cluster.execute("create table in_ts (n int) tablespace ts1")
+    cluster.execute("insert into in_ts select generate_series(1, 9000)")
+    with cluster.load():
+        snapshot = back_up(cluster, repository)
+        second = back_up(cluster, repository)
+    assert second.totals.added_content < snapshot.totals.content
+    after = cluster.value("select pg_current_wal_lsn()::text")
+    assert after
+    assert verify(repository, only=(), quick=False, progress=Silent()).good
+    there = {path: path.read_bytes() for path in cluster.tablespaces["ts1"].rglob("*") if path.is_file()}
+    for taken in (snapshot, second):
+        target = servers.new_folder("back") / "data"
+        plan = bring_back(repository, taken, target)
+        assert plan.files == taken.totals.files
+        instance, recovered = started(cluster, target)
+        try:
+            assert recovered.timeline == 2
+            assert recovered.end_lsn >= plan.facts.stop_lsn
+            copy = Cluster(
+                bin=cluster.bin, major=major, data_dir=target, socket_dir=instance.socket_dir, port=instance.port,
+                log=target,
+            )  # fmt: skip
+            assert balance_holds(copy)
+            assert copy.value("select count(*) from in_ts") == 9000
+            copy.execute("insert into in_ts select generate_series(1, 1000)")
+        finally:
+            instance.stop()
+        run([cluster.bin / "pg_checksums", "--check", "-D", target])
+    assert {path: path.read_bytes() for path in there} == there, "the source's own tablespace was written to"
+
+
+def test_tablespaces_go_where_they_are_mapped(
+    make_cluster: MakeCluster, servers: Servers, repository: Repository
+) -> None:
+    cluster = make_cluster(15, tablespace=True)
+    cluster.execute("create table in_ts (n int) tablespace ts1")
+    snapshot = back_up(cluster, repository)
+    shutil.rmtree(cluster.tablespaces["ts1"])
+    cluster.stop("immediate")
+    folder = servers.new_folder("back")
+    plan = bring_back(repository, snapshot, folder / "data", {"ts1": folder / "快 盘"})
+    assert list(plan.tablespaces.values()) == [folder / "快 盘"]
+    instance, _recovered = started(cluster, folder / "data")
+    instance.stop()
+    assert any((folder / "快 盘").iterdir())
+    give(folder)
