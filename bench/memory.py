@@ -1,6 +1,6 @@
 """Peak anonymous memory of backup and restore: ``python -m bench.memory --gigabytes 10 --entries 200000``.
 
-The cluster's jobs run as the real command in a child process; the folder of small files goes through ``filesystem.scan``
+The cluster's jobs run as the real command in a child process; the folder of small files goes through ``filesystem``
 and the repository in a child of its own, since files are not a configured source yet. What is measured is the peak of
 RssAnon in /proc/PID/status, read every 20 ms: pages of mapped files don't count.
 """

@@ -90,7 +90,9 @@ class MadeSecret:
                 chance, check = raw[:_RANDOM_BYTES], raw[_RANDOM_BYTES:]
                 if len(raw) != _RANDOM_BYTES + _CHECK_BYTES or check != cls._check(prefix, chance):
                     raise UsageError(
-                        _("the {kind} has a slip in it: its check digits do not fit").format(kind=_(kind)),
+                        _("the recovery key has a slip in it: its check digits do not fit")
+                        if kind is SecretKind.RECOVERY
+                        else _("the passphrase has a slip in it: its check digits do not fit"),
                         hint=_("Compare it with the copy that you kept, letter by letter."),
                     )
                 return chance

@@ -33,8 +33,6 @@ RANGE_GAP = 256 * 1024
 CACHED_META_BYTES = 32 * 2**20
 READ_AHEAD_BYTES = 2**20
 
-_HINT = "Run `holdfast verify` for all that this touches; another snapshot may be whole."
-
 
 class Sink(Protocol):
     """Where one file's content goes. Called from many threads, in any order, once for each piece."""
@@ -166,7 +164,7 @@ class SnapshotReader:
         )
         if path is not None:
             what = _("{what}; {path} needs it").format(what=what, path=path)
-        return ObjectMissing(what, hint=_(_HINT))
+        return ObjectMissing(what, hint=_hint())
 
     def _remember(self, chunk_id: ChunkId, content: bytes) -> None:
         if chunk_id in self._cache:
@@ -200,5 +198,9 @@ def _damaged(pack: ObjectRef, error: Damaged, paths: set[str]) -> Damaged:
     named = ", ".join(shown[:5]) + (_(" and {n} more").format(n=len(shown) - 5) if len(shown) > 5 else "")
     return Damaged(
         _("{name} is damaged ({why}); it touches {paths}").format(name=pack.name, why=error, paths=named),
-        hint=_(_HINT),
+        hint=_hint(),
     )
+
+
+def _hint() -> str:
+    return _("Run `holdfast verify` for all that this touches; another snapshot may be whole.")

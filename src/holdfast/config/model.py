@@ -1,0 +1,237 @@
+"""The shape of holdfast.toml. Every value here is checked; nothing here has looked at a disk or a server yet."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta, tzinfo
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationInfo
+
+from holdfast.config.mistakes import mistake, near
+from holdfast.config.secret import Secret
+from holdfast.errors import ConfigError
+from holdfast.messages import _
+
+_UNITS = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hour", "hours"), 3600),
+    **dict.fromkeys(("d", "day", "days"), 86400),
+}
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value):
+        raise mistake(
+            _("is not a name"),
+            hint=_("A name is a small letter, then small letters, digits and _: 40 characters at most."),
+        )
+    return value
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise mistake(_("must not be empty"))
+    if "\0" in value:
+        raise mistake(_("must not hold a NUL character"))
+    return value
+
+
+def _from_folder(value: Any, info: ValidationInfo) -> Any:
+    """A path counts from the folder of the configuration file, wherever the command runs."""
+    if not isinstance(value, str):
+        return value
+    folder = (info.context or {})["folder"]
+    return Path(folder, _text(value))
+
+
+def _url(value: str, info: ValidationInfo) -> str:
+    _text(value)
+    scheme, colon, rest = value.partition(":")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        path = value if value.startswith("/") else f"/{value}"
+        raise mistake(
+            _("must begin with the kind of store, as in file: or s3:"),
+            hint=_("For a folder write: {example}").format(example=f'url = "file://{path}"'),
+        )
+    if scheme != "file" or rest.startswith("///"):
+        return value
+    if rest.startswith("//"):
+        raise mistake(
+            _("names a host, which a folder cannot have"),
+            hint=_("Write three slashes for a full path, none for one that counts from this file: {examples}").format(
+                examples="file:///var/lib/holdfast/repository, file:repository"
+            ),
+        )
+    folder = (info.context or {})["folder"]
+    return f"file://{Path(folder, _text(rest))}"
+
+
+def _timezone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        by_small = {name.lower(): name for name in known}
+        meant = by_small.get(near(value, by_small), "")
+        if meant:
+            hint = _('Did you mean "{name}"?').format(name=meant)
+        elif known:
+            hint = _("Write a name as in {examples}.").format(examples='"Asia/Shanghai", "Europe/Berlin", "UTC"')
+        else:
+            hint = _("This machine knows no time zones at all: install its package tzdata.")
+        raise mistake(_("is not a time zone that this machine knows"), hint=hint) from None
+    return value
+
+
+def _duration(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", value) if isinstance(value, str) else None
+    if not match or match[2] not in _UNITS or not float(match[1]):
+        raise mistake(
+            _("must be a length of time"), hint=_("Write for example {examples}.").format(examples='"10 s", "24 hours"')
+        )
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def _wal(value: Any) -> Any:
+    return {"from": value} if isinstance(value, str) else value
+
+
+def _text_or_secret(value: Any) -> str:
+    return "text" if isinstance(value, str) else "secret"
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Text = Annotated[str, AfterValidator(_text)]
+FolderPath = Annotated[Path, BeforeValidator(_from_folder)]
+TextOrSecret = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[Secret, Tag("secret")], Discriminator(_text_or_secret)
+]
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+
+
+class Table(BaseModel):
+    """A table of holdfast.toml: unknown keys are refused, values never show in an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Wal(Table):
+    """``wal = { from = "stream", to = ["remote"], every = "10 s" }``; ``wal = "stream"`` for short."""
+
+    via: Literal["stream", "archive", "off"] = Field(default="stream", alias="from")
+    """A replication slot, ``archive_command``, or nothing."""
+    to: tuple[Name, ...] = ()
+    """Repositories; empty means the default one."""
+    every: Duration | None = None
+    """How often the newest bytes are uploaded."""
+
+
+class Check(Table):
+    """The user's own query on a recovered database, and what must hold for its first value."""
+
+    sql: Text
+    expect: Text | None = None
+    database: Text | None = None
+
+
+class PostgresSource(Table):
+    type: Literal["postgres"]
+    connection: Text = Field(repr=False)
+    """A libpq connection string or URI; it may hold a password, so it is never shown."""
+    wal: Annotated[Wal, BeforeValidator(_wal)] = Wal()
+    stop: Text | None = None
+    """Shell command that stops the user's app, before a restore in place."""
+    start: Text | None = None
+    checks: tuple[Check, ...] = ()
+    bin: FolderPath | None = None
+    """Folder of the PostgreSQL programs to use."""
+
+
+class FilesSource(Table):
+    type: Literal["files"]
+    path: FolderPath
+    include: tuple[Text, ...] = ()
+    exclude: tuple[Text, ...] = ()
+    mirror: dict[str, Any] | None = None
+    """Kept as written: its part is not built yet."""
+
+
+Source = Annotated[PostgresSource | FilesSource, Field(discriminator="type")]
+
+
+class Repository(Table):
+    url: Annotated[str, AfterValidator(_url)]
+    """A ``file:`` URL is absolute here."""
+    id: Text | None = None
+    key: Text | None = None
+    """The repository and the key that ``init`` pinned; another is refused."""
+    passphrase: Secret | None = None
+    endpoint: Text | None = None
+    region: Text | None = None
+    addressing: Literal["path", "virtual"] | None = None
+    access_key_id: TextOrSecret | None = None
+    """A name rather than a secret, so it may stand here as it is."""
+    access_key_secret: Secret | None = None
+    session_token: Secret | None = None
+
+    def store_options(self, folder: Path) -> dict[str, str]:
+        """What the store is opened with, secrets revealed: never to be shown."""
+        options: dict[str, str] = {}
+        for name in ("endpoint", "region", "addressing", "access_key_id", "access_key_secret", "session_token"):
+            value: str | Secret | None = getattr(self, name)
+            if value is not None:
+                options[name] = value.reveal(folder) if isinstance(value, Secret) else value
+        return options
+
+
+class Document(Table):
+    """The whole file, less the sections whose part is not built yet."""
+
+    timezone: Annotated[Text, AfterValidator(_timezone)] | None = None
+    passphrase: Secret | None = None
+    state_dir: FolderPath
+    source: dict[Name, Source] = {}
+    repository: dict[Name, Repository] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Configuration:
+    """A holdfast.toml that has been read."""
+
+    path: Path
+    """The file; relative paths in it count from its folder."""
+    timezone: str | None
+    passphrase: Secret | None
+    state_dir: Path
+    source: Mapping[str, PostgresSource | FilesSource]
+    repository: Mapping[str, Repository]
+    later: Mapping[str, Any] = field(default_factory=dict)
+    """Sections whose part is not built yet, as written."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def zone(self) -> tzinfo | None:
+        """The time zone; ``None`` is the machine's own, as ``datetime.astimezone`` understands it."""
+        return zoneinfo.ZoneInfo(self.timezone) if self.timezone else None
+
+    def passphrase_of(self, repository: str) -> Secret:
+        """The repository's own passphrase, else the one for all. Raises ``ConfigError`` where there is neither."""
+        secret = self.repository[repository].passphrase or self.passphrase
+        if secret is None:
+            raise ConfigError(
+                _("{file}: repository.{name} has no passphrase").format(file=self.path, name=repository),
+                hint=_("Write at the top of the file: {line}").format(
+                    line='passphrase = { file = "/etc/holdfast/passphrase" }'
+                ),
+            )
+        return secret
