@@ -13,6 +13,7 @@ from holdfast.errors import Interrupted
 from holdfast.jobs.progress import Progress
 from holdfast.messages import _
 from holdfast.postgres.basebackup import base_backup
+from holdfast.postgres.facts import BackupFacts
 from holdfast.repository.repository import Repository
 from holdfast.repository.snapshots import Snapshot
 from holdfast.repository.writer import About, SnapshotWriter
@@ -57,7 +58,7 @@ def take_snapshot(
                     started=started,
                     host=host,
                     holdfast_version=__version__,
-                    warnings=backup.facts.warnings,
+                    warnings=_warnings(backup.facts),
                     facts=backup.facts.to_json(),
                 )
             return writer.publish(about)
@@ -68,6 +69,16 @@ def take_snapshot(
                 ),
                 hint=_("The next backup reuses them. Older snapshots are untouched."),
             ) from None
+
+
+def _warnings(facts: BackupFacts) -> tuple[str, ...]:
+    """What an operator must hear of a snapshot that is complete all the same."""
+    absent = (
+        _("{file} is not in the snapshot: {why}").format(file=file.origin or file.path, why=file.note)
+        for file in facts.configuration
+        if file.how == "impossible"
+    )
+    return tuple(dict.fromkeys((*facts.bad_pages, *facts.warnings, *absent)))
 
 
 def _counted(blocks: Iterable[Block], progress: Progress) -> Iterator[Block]:

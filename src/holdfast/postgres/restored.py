@@ -1,0 +1,243 @@
+"""Starting a restored copy: under the overrides, until its recovery is over, and with proof that it is.
+
+The folder is as :mod:`holdfast.postgres.recovery` describes it. What was started is told from its source by a name
+made for this one start, and success is what a session on it says: recovery has ended. A copy that cannot be started is
+stopped, and its folder is left as it is, so that the start can be tried again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from holdfast.clock import Clock
+from holdfast.errors import AlreadyRunning, HoldfastError
+from holdfast.messages import _
+from holdfast.postgres.accounts import Account, check_data_directory, server_account
+from holdfast.postgres.connection import Server, connect, sql_errors
+from holdfast.postgres.datadir import read_control_file, read_major_version
+from holdfast.postgres.facts import RecoveryLimits
+from holdfast.postgres.instance import Instance, free_port, launch, new_name, new_socket_dir, run_program
+from holdfast.postgres.lsn import Lsn, history_name
+from holdfast.postgres.overrides import Place, command_line, overrides
+from holdfast.postgres.recovery import RECOVERY_DIR, RECOVERY_SIGNAL, STANDBY_SIGNAL
+
+RECOVERY_LIMIT = 24 * 3600.0
+"""Seconds."""
+
+_ATTEMPTS = 3
+_LIMITS = tuple(field.name for field in fields(RecoveryLimits))
+_HBA = """\
+# Who may enter this restored copy: whoever may enter the socket's folder; over TCP, with the roles' own passwords.
+local all all trust
+host all all 127.0.0.1/32 scram-sha-256
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What a recovery that is over has reached."""
+
+    end_lsn: Lsn
+    """Up to where WAL was replayed: where the new timeline branches off."""
+    timeline: int
+    """The new one."""
+    system_identifier: int
+    config_file: Path
+    """What it was started with."""
+    seconds: float
+    """From the start until it was open for writing."""
+
+
+def start_restored(
+    data_dir: Path,
+    *,
+    binaries: Path,
+    clock: Clock,
+    account: Account | None = None,
+    role: str = "postgres",
+    database: str = "postgres",
+    listen: bool = True,
+    limits: RecoveryLimits | None = None,
+    shared_buffers: str = "128MB",
+    settings: Mapping[str, str] | None = None,
+    limit: float = RECOVERY_LIMIT,
+    stopped: Callable[[], bool] = lambda: False,
+) -> tuple[Instance, Recovered]:
+    """Start the copy in ``data_dir``, wait until its recovery has ended, and say where it ended.
+
+    ``binaries`` are those of its major version. ``role`` and ``database`` must exist in the copy. ``limits`` come from
+    the backup's facts, or better from the WAL's last parameter change; the copy's own configuration and pg_control
+    are looked at as well. ``settings`` win over the overrides. ``limit`` is in seconds. The server's log, and its
+    ``pg_hba.conf``, lie in ``holdfast-recovery/run/``. Raises :class:`~holdfast.errors.HoldfastError` with the end
+    of that log; by then the server is stopped.
+    """
+    account = account or server_account(data_dir)
+    data_dir = data_dir.absolute()
+    check_data_directory(data_dir, account)
+    _check_signals(data_dir)
+    began = clock.monotonic()
+    for attempt in range(1, _ATTEMPTS + 1):
+        starting = _prepare(data_dir, binaries=binaries, account=account, listen=listen)
+        arguments = _arguments(starting, limits, shared_buffers=shared_buffers, settings=settings or {})
+        instance = _launch(starting, arguments, clock=clock)
+        try:
+            instance.wait_until_ready(limit=limit, stopped=stopped)
+            return instance, _reached(instance, starting.place, role, database, seconds=clock.monotonic() - began)
+        except HoldfastError:
+            instance.stop(fast=False)
+            if attempt == _ATTEMPTS or not _lost_its_port(instance):
+                raise
+        except BaseException:
+            instance.stop(fast=False)
+            raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Starting:
+    place: Place
+    binaries: Path
+    account: Account
+    log: Path
+
+
+def _check_signals(data_dir: Path) -> None:
+    if not (data_dir / RECOVERY_SIGNAL).exists() or (data_dir / STANDBY_SIGNAL).exists():
+        raise HoldfastError(
+            _("{directory} is not prepared for recovery: it must have {wanted} and no {unwanted}").format(
+                directory=data_dir, wanted=RECOVERY_SIGNAL, unwanted=STANDBY_SIGNAL
+            ),
+            hint=_("Restore again into an empty folder; a copy that has recovered is started with pg_ctl."),
+        )
+    if (data_dir / "postmaster.pid").exists():
+        raise AlreadyRunning(
+            _("{directory} has a postmaster.pid: a server may be running on it").format(directory=data_dir),
+            hint=_("Stop it with pg_ctl stop -D {directory}; if none runs, remove that file.").format(
+                directory=data_dir
+            ),
+        )
+
+
+def _prepare(data_dir: Path, *, binaries: Path, account: Account, listen: bool) -> _Starting:
+    folder = data_dir / RECOVERY_DIR / "run"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    account.give(folder.parent)
+    account.give(folder)
+    hba, ident, empty = folder / "pg_hba.conf", folder / "pg_ident.conf", folder / "postgresql.conf"
+    for path, text in ((hba, _HBA), (ident, ""), (empty, "")):
+        path.write_text(text)
+        path.chmod(0o600)
+        account.give(path)
+    # A configuration that lay outside the data directory is the one that was in force, whatever lies inside.
+    candidates = (data_dir / "holdfast-etc" / "postgresql.conf", data_dir / "postgresql.conf", empty)
+    place = Place(
+        data_dir=data_dir,
+        config_file=next(path for path in candidates if path.exists()),
+        hba_file=hba,
+        ident_file=ident,
+        socket_dir=new_socket_dir(account),
+        port=free_port(),
+        name=new_name(),
+        listen=listen,
+    )
+    return _Starting(place=place, binaries=binaries, account=account, log=folder / "server.log")
+
+
+def _arguments(
+    starting: _Starting, limits: RecoveryLimits | None, *, shared_buffers: str, settings: Mapping[str, str]
+) -> list[str]:
+    try:
+        data_dir = starting.place.data_dir
+        control = read_control_file(data_dir)
+        needed = RecoveryLimits(**{name: getattr(control, name) for name in _LIMITS})
+        needed = needed.at_least(RecoveryLimits(**{name: int(_configured(starting, name)) for name in _LIMITS}))
+        preload = _configured(starting, "shared_preload_libraries").strip()
+        chosen = overrides(
+            starting.place,
+            major=read_major_version(data_dir),
+            limits=needed.at_least(limits) if limits else needed,
+            preload=tuple(library.strip().strip('"') for library in preload.split(",") if library.strip()),
+            shared_buffers=shared_buffers,
+        )
+        return command_line(chosen, settings)
+    except BaseException:
+        shutil.rmtree(starting.place.socket_dir, ignore_errors=True)
+        raise
+
+
+def _configured(starting: _Starting, name: str) -> str:
+    """What the copy's own configuration files say, as the server reads them (``postgres -C``)."""
+    place = starting.place
+    return run_program(
+        [
+            *(starting.binaries / "postgres", "-D", place.data_dir, "-C", name),
+            *("-c", f"config_file={place.config_file}", "-c", f"data_directory={place.data_dir}"),
+        ],
+        account=starting.account,
+        what=_("cannot read the configuration {file} of the restored copy").format(file=place.config_file),
+    ).strip()
+
+
+def _launch(starting: _Starting, arguments: list[str], *, clock: Clock) -> Instance:
+    place = starting.place
+    try:
+        return launch(
+            *(place.data_dir, arguments),
+            binaries=starting.binaries,
+            account=starting.account,
+            port=place.port,
+            socket_dir=place.socket_dir,
+            log=starting.log,
+            clock=clock,
+        )
+    except BaseException:
+        shutil.rmtree(place.socket_dir, ignore_errors=True)
+        raise
+
+
+def _lost_its_port(instance: Instance) -> bool:
+    return any("could not bind" in line or "Address already in use" in line for line in instance.log_tail())
+
+
+def _reached(instance: Instance, place: Place, role: str, database: str, *, seconds: float) -> Recovered:
+    with (
+        connect(instance.connection_string(role=role, database=database)) as connection,
+        sql_errors(Server.of(connection.pgconn)),
+    ):
+        row = connection.execute(
+            "select current_setting('cluster_name'), pg_is_in_recovery(),"
+            " case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end"
+        ).fetchone()
+    assert row is not None
+    name, in_recovery, segment = row
+    if name != place.name:
+        raise HoldfastError(
+            _("reached another server than the one started on {directory}").format(directory=place.data_dir)
+        )
+    if in_recovery:
+        raise instance.failure(_("recovery in {directory} has not ended").format(directory=place.data_dir))
+    timeline = int(segment[:8], 16)
+    control = read_control_file(place.data_dir)
+    return Recovered(
+        end_lsn=_branch_point(place.data_dir, timeline),
+        timeline=timeline,
+        system_identifier=control.system_identifier,
+        config_file=place.config_file,
+        seconds=seconds,
+    )
+
+
+def _branch_point(data_dir: Path, timeline: int) -> Lsn:
+    """The last line of the new timeline's history: parent, LSN, reason (``writeTimeLineHistory`` in ``timeline.c``)."""
+    path = data_dir / "pg_wal" / history_name(timeline)
+    try:
+        lines = [line for line in path.read_text("ascii", "replace").splitlines() if line.strip()]
+        return Lsn.parse(lines[-1].split("\t")[1])
+    except (OSError, IndexError) as error:
+        raise HoldfastError(
+            _("cannot read where recovery ended from {file}").format(file=path),
+            hint=_("Without a new timeline the copy was not recovered by its plan: restore it again."),
+        ) from error
