@@ -20,7 +20,7 @@ class Listed:
 
 
 class Store(Protocol):
-    """Named, immutable bytes. Names are ``[a-z0-9._/-]``, relative, ``/``-separated.
+    """Named, immutable bytes. Names are ``[a-z0-9._/-]``, relative, ``/``-separated; no part starts with a dot.
 
     Guarantees, each held by the conformance suite for every backend and wrapper:
 

@@ -1,0 +1,99 @@
+"""From a repository's URL to a store, with its limits and its patience around it."""
+
+from __future__ import annotations
+
+import difflib
+import random
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from holdfast.clock import Clock
+from holdfast.errors import ConfigError
+from holdfast.messages import _
+from holdfast.store.folder import FolderStore
+from holdfast.store.limited import LimitedStore
+from holdfast.store.port import Store
+from holdfast.store.retrying import RetryingStore
+from holdfast.store.services import SERVICES, refuse_unknown
+
+_SUPPORTED = ("file", *SERVICES)
+_PLANNED = ("oss", "cos", "obs", "gs", "gcs", "azblob", "azure", "b2", "swift", "webdav", "sftp")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+
+
+def open_store(
+    url: str,
+    options: Mapping[str, str],
+    *,
+    clock: Clock,
+    create: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Store:
+    """The store at ``url``: ``file:///folder`` or ``s3://bucket/prefix``, limited and retried.
+
+    ``create`` makes and marks a folder; a bucket must exist. An object store is not spoken to yet. ``stopped`` ends
+    the waiting between attempts. Raises ``ConfigError``, and for folders ``StoreUnreachable`` or what hinders them.
+    """
+    parts = _split(url)
+    store: Store
+    if parts.scheme == "file":
+        refuse_unknown(options, known=(), scheme="file")
+        store = FolderStore(_folder(parts), clock=clock, create=create)
+    else:
+        from holdfast.store.objects import ObjectStore
+
+        bucket, prefix = _bucket(parts)
+        store = ObjectStore(SERVICES[parts.scheme], bucket=bucket, prefix=prefix, options=options)
+    jitter = random.Random()  # noqa: S311  spreads retries, guards nothing
+    return RetryingStore(LimitedStore(store), clock=clock, jitter=jitter, stopped=stopped)
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ConfigError(_("not a store's url"), hint=_("Write file:///folder or s3://bucket/prefix.")) from None
+    if "://" not in url and parts.scheme not in _SUPPORTED:
+        shown = Path(url).absolute().as_uri() if url.startswith("/") else "file:///folder"
+        raise ConfigError(_("a store's url without a scheme"), hint=_("Write {shown}.").format(shown=shown))
+    if parts.scheme not in _SUPPORTED:
+        raise ConfigError(_("no store speaks {scheme}://").format(scheme=parts.scheme), hint=_near(parts.scheme))
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ConfigError(
+            _("a store's url holds more than its place"),
+            hint=_("Leave out user, password and what follows '?' or '#': give them as options of the repository."),
+        )
+    return parts
+
+
+def _near(scheme: str) -> str:
+    supported = ", ".join(f"{name}://" for name in _SUPPORTED)
+    near = difflib.get_close_matches(scheme, _SUPPORTED, n=1)
+    if scheme not in _PLANNED and near:
+        return _("Did you mean {near}://?").format(near=near[0])
+    return _("This version supports {supported}.").format(supported=supported)
+
+
+def _folder(parts: SplitResult) -> Path:
+    path = Path(unquote(parts.path))
+    if parts.netloc or not path.is_absolute() or "\0" in str(path) or ".." in path.parts or path == path.parent:
+        raise ConfigError(
+            _("{url} is not a folder of this machine").format(url=parts.geturl()),
+            hint=_("Write file:// and the absolute path, three slashes in all: file:///var/lib/holdfast/repository."),
+        )
+    return path
+
+
+def _bucket(parts: SplitResult) -> tuple[str, str]:
+    prefix = unquote(parts.path).strip("/")
+    strange = any(piece in {"", ".", ".."} for piece in prefix.split("/")) if prefix else False
+    if not _BUCKET.fullmatch(parts.netloc) or strange or not prefix.isprintable():
+        raise ConfigError(
+            _("{url} does not name a bucket and a prefix").format(url=parts.geturl()),
+            hint=_("Write {scheme}://bucket/prefix; the server's address is the option endpoint.").format(
+                scheme=parts.scheme
+            ),
+        )
+    return parts.netloc, prefix

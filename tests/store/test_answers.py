@@ -1,0 +1,81 @@
+"""What opendal's exceptions are read as; the texts are those of opendal 0.47.12."""
+
+from __future__ import annotations
+
+import opendal.exceptions as opendals
+import pytest
+
+from holdfast.store.answers import Verdict, read_answer
+
+
+def said(status: int, code: str = "", message: str = "", *, temporary: bool = False) -> str:
+    return (
+        f'X ({"temporary" if temporary else "permanent"}) at read => S3Error {{ code: "{code}", '
+        f'message: "{message}", resource: "", request_id: "" }}\n\nContext:\n   service_operation: GetObject\n'
+        f'   response: Parts {{ status: {status}, version: HTTP/1.1, headers: {{"a": "b"}} }}\n   service: s3\n'
+    )
+
+
+SENT = "X ({}) at read => send http request\n\nContext:\n   url: a\n\nSource:\n   error sending: {}\n\nBacktrace:"
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict", "reason"),
+    [
+        (opendals.NotFound(said(404, "NoSuchKey", "gone")), Verdict.MISSING, "NoSuchKey: gone"),
+        (opendals.NotFound(said(404)), Verdict.MAYBE_MISSING, "status 404"),
+        (opendals.NotFound(said(404, "SomethingElse")), Verdict.MAYBE_MISSING, "SomethingElse"),
+        (opendals.ConfigInvalid(said(404, "NoSuchBucket")), Verdict.UNREACHABLE, "NoSuchBucket"),
+        (opendals.NotFound(said(404, "NoSuchBucket")), Verdict.UNREACHABLE, "NoSuchBucket"),
+        (opendals.ConditionNotMatch(said(412, "PreconditionFailed")), Verdict.EXISTS, "PreconditionFailed"),
+        (opendals.Unexpected(said(412)), Verdict.EXISTS, "412"),
+        (opendals.Unexpected(said(409, "FileAlreadyExists")), Verdict.EXISTS, "FileAlreadyExists"),
+        (opendals.Unexpected(said(409, "ConditionalRequestConflict")), Verdict.BUSY, "ConditionalRequestConflict"),
+        (opendals.Unexpected(said(409)), Verdict.UNREACHABLE, "409"),
+        (opendals.PermissionDenied(said(403, "AccessDenied")), Verdict.REFUSED, "AccessDenied"),
+        (opendals.Unexpected(said(401)), Verdict.REFUSED, "401"),
+        (opendals.RangeNotSatisfied(said(416, "InvalidRange")), Verdict.BEYOND_END, "InvalidRange"),
+        (opendals.RateLimited(said(503, "SlowDown", temporary=True)), Verdict.BUSY, "SlowDown"),
+        (opendals.Unexpected(said(503, temporary=True)), Verdict.BUSY, "503"),
+        (opendals.Unexpected(said(408)), Verdict.BUSY, "408"),
+        (opendals.Unexpected(said(507)), Verdict.FULL, "507"),
+        (opendals.Unexpected(said(400, "XMinioStorageFull")), Verdict.FULL, "XMinioStorageFull"),
+        (opendals.Unexpected(said(301, "PermanentRedirect")), Verdict.UNREACHABLE, "PermanentRedirect"),
+        (opendals.Unexpected(SENT.format("temporary", "Connection refused")), Verdict.BUSY, "Connection refused"),
+        (
+            opendals.Unexpected(SENT.format("temporary", "invalid peer certificate: UnknownIssuer")),
+            Verdict.UNREACHABLE,
+            "UnknownIssuer",
+        ),
+        (opendals.Unexpected("Unexpected (permanent) at  => reader got too much data\n"), Verdict.OTHER_LENGTH, "much"),
+        (
+            opendals.Unexpected("Unexpected (permanent) at  => reader got too little data\n"),
+            Verdict.OTHER_LENGTH,
+            "little",
+        ),
+        (opendals.Unexpected("Unexpected (permanent) at read => new words\n"), Verdict.UNREACHABLE, "new words"),
+        (opendals.Unexpected(""), Verdict.UNREACHABLE, ""),
+        (TimeoutError(), Verdict.BUSY, "no answer in time"),
+    ],
+)
+def test_verdicts(error: Exception, verdict: Verdict, reason: str) -> None:
+    answer = read_answer(error)
+    assert answer.verdict is verdict
+    assert reason in answer.reason
+    assert "\n" not in answer.reason
+
+
+def test_hints_say_what_to_change() -> None:
+    for code, hint in {
+        "NoSuchBucket": "Create the bucket",
+        "AuthorizationHeaderMalformed": "region",
+        "SecondLevelDomainForbidden": "virtual",
+        "RequestTimeTooSkewed": "clock",
+        "SignatureDoesNotMatch": "access key",
+    }.items():
+        assert hint in read_answer(opendals.Unexpected(said(403, code))).hint
+
+
+def test_a_quoted_message_is_read_to_its_end_and_secrets_are_blotted_out() -> None:
+    text = said(400, "InvalidArgument", r"the \"key\" hush is wrong")
+    assert read_answer(opendals.Unexpected(text), secrets=["hush"]).reason == r"InvalidArgument: the \"key\" … is wrong"
