@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.requirements import require
 from tests.servers import Cluster, Servers
+
+settings.register_profile("house", deadline=None)  # machines are shared: how long a step takes says nothing
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

@@ -477,5 +477,8 @@ def debian_cluster(major: int = 15) -> Iterator[Cluster]:
         cluster.execute(f"alter role postgres password {psycopg.sql.quote(PASSWORD)}")
         yield cluster
     finally:
+        # pg_dropcluster leaves a conf.d that holds anything
+        shutil.rmtree(Path(f"/etc/postgresql/{major}/{name}/conf.d"), ignore_errors=True)
         run(["pg_dropcluster", "--stop", str(major), name], check=False, **as_root)
+        shutil.rmtree(Path(f"/etc/postgresql/{major}/{name}"), ignore_errors=True)
         shutil.rmtree(sockets, ignore_errors=True)

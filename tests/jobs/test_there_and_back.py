@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from datetime import UTC
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from holdfast.clock import SystemClock
+from holdfast.errors import Refused
 from holdfast.jobs.backup import PostgresSource, take_snapshot
-from holdfast.jobs.progress import Silent
+from holdfast.jobs.progress import Progress, Silent
 from holdfast.jobs.restore import RestorePlan, plan_restore, restore
 from holdfast.jobs.verify import verify
 from holdfast.postgres.accounts import Account, server_account
@@ -28,14 +30,14 @@ CLOCK = SystemClock()
 MakeCluster = Callable[..., Cluster]
 
 
-def back_up(cluster: Cluster, repository: Repository) -> Snapshot:
+def back_up(cluster: Cluster, repository: Repository, progress: Progress | None = None) -> Snapshot:
     return take_snapshot(
         PostgresSource(name="tracker", connection=cluster.dsn()),
         repository,
         clock=CLOCK,
         zone=UTC,
         host="db1",
-        progress=Silent(),
+        progress=progress or Silent(),
         stopped=lambda: False,
     )
 
@@ -69,10 +71,12 @@ def test_there_and_back(major: int, make_cluster: MakeCluster, servers: Servers,
         snapshot = back_up(cluster, repository)
         second = back_up(cluster, repository)
     assert second.totals.added_content < snapshot.totals.content
-    after = cluster.value("select pg_current_wal_lsn()::text")
-    assert after
+    servers.add_tablespace(cluster, "after")
+    cluster.execute("create table in_after tablespace after as select 1 as n")
     assert verify(repository, only=(), quick=False, progress=Silent()).good
-    there = {path: path.read_bytes() for path in cluster.tablespaces["ts1"].rglob("*") if path.is_file()}
+    cluster.execute("checkpoint")
+    folders = cluster.tablespaces.values()
+    there = {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
     for taken in (snapshot, second):
         target = servers.new_folder("back") / "data"
         plan = bring_back(repository, taken, target)
@@ -88,10 +92,37 @@ def test_there_and_back(major: int, make_cluster: MakeCluster, servers: Servers,
             assert balance_holds(copy)
             assert copy.value("select count(*) from in_ts") == 9000
             copy.execute("insert into in_ts select generate_series(1, 1000)")
+            assert b"restore_command" not in (target / "postgresql.auto.conf").read_bytes()
         finally:
             instance.stop()
         run([cluster.bin / "pg_checksums", "--check", "-D", target])
-    assert {path: path.read_bytes() for path in there} == there, "the source's own tablespace was written to"
+    assert {path: path.read_bytes() for path in there} == there, "the source's own tablespaces were written to"
+
+
+class Meanwhile(Silent):
+    """Does something once the server has begun the backup."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action: Callable[[], object] | None = action
+
+    def advance(self, nbytes: int) -> None:  # noqa: ARG002
+        action, self._action = self._action, None
+        if action:
+            action()
+
+
+@every_version
+def test_a_tablespace_created_while_the_snapshot_is_taken(
+    major: int, make_cluster: MakeCluster, servers: Servers, repository: Repository
+) -> None:
+    """Its record lies in the snapshot's WAL: replayed on this host it would be written into."""
+    cluster = make_cluster(major)
+    snapshot = back_up(cluster, repository, Meanwhile(lambda: servers.add_tablespace(cluster, "late")))
+    target = servers.new_folder("back") / "data"
+    with pytest.raises(Refused, match=re.escape(str(cluster.tablespaces["late"]))):
+        bring_back(repository, snapshot, target)
+    assert not target.exists()
+    bring_back(repository, back_up(cluster, repository), target)
 
 
 def test_tablespaces_go_where_they_are_mapped(

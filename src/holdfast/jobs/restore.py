@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -26,9 +26,10 @@ from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.lsn import history_timeline, is_segment_name
 from holdfast.postgres.manifest import MANIFEST
 from holdfast.postgres.recovery import AUTO_CONF, LEFT_BEHIND, RECOVERY_DIR, WAL_DIR, Recovery, recovery_files
+from holdfast.postgres.wal import created_tablespaces
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.snapshots import Snapshot
-from holdfast.repository.trees import Content
+from holdfast.repository.trees import Content, load_content
 
 CONTROL_FILE = "global/pg_control"
 _TABLESPACES = "pg_tblspc/"
@@ -72,14 +73,14 @@ def plan_restore(
         refuse_unless_empty(folder)
     run_as, name = _owner(owner)
     needed: dict[Path, int] = defaultdict(int)
-    files, wal = 0, []
+    files, wal = 0, dict[str, Content]()
     for stored in reader.entries(snapshot):
         entry = stored.entry
         files += entry.kind is EntryKind.FILE
         needed[_root(entry.path, target, placed)] += entry.size
         if entry.path.startswith(_WAL) and entry.kind is EntryKind.FILE:
             needed[target] += entry.size  # recovery copies it into pg_wal
-            wal.append(entry.path.removeprefix(_WAL))
+            wal[entry.path.removeprefix(_WAL)] = stored.content
     planned = tuple(sorted(filter(_is_wal, wal)))
     if not any(map(is_segment_name, planned)):
         raise Refused(
@@ -87,6 +88,7 @@ def plan_restore(
             hint=_("Choose another snapshot: `holdfast list`."),
         )
     refuse_unless_room(needed.items())
+    _refuse_created_tablespaces(snapshot, reader, [wal[name] for name in planned if is_segment_name(name)])
     return RestorePlan(
         snapshot=snapshot,
         facts=facts,
@@ -210,6 +212,19 @@ def _place_tablespaces(facts: BackupFacts, target: Path, mapping: Mapping[str, P
             hint=_("Map each tablespace to a folder of its own: --tablespace OID=FOLDER."),
         )
     return placed
+
+
+def _refuse_created_tablespaces(snapshot: Snapshot, reader: SnapshotReader, segments: Iterable[Content]) -> None:
+    """Replaying CREATE TABLESPACE writes to the path that the source named, which may be a live server's."""
+    blocks = (reader.load(row.id) for content in segments for row in load_content(content, reader.load))
+    found = list(created_tablespaces(blocks))
+    if found:
+        raise Refused(
+            _("tablespace {places} was created while snapshot {label} was taken: recovery would write there").format(
+                places=", ".join(link.location for link in found), label=snapshot.label
+            ),
+            hint=_("Restore another snapshot: `holdfast list`. Nothing was changed."),
+        )
 
 
 def _owner(name: str | None) -> tuple[Owner | None, str]:

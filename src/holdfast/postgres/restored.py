@@ -7,6 +7,7 @@ stopped, and its folder is left as it is, so that the start can be tried again.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +23,13 @@ from holdfast.postgres.facts import RecoveryLimits
 from holdfast.postgres.instance import Instance, free_port, launch, new_name, new_socket_dir, run_program
 from holdfast.postgres.lsn import Lsn, history_name
 from holdfast.postgres.overrides import Place, command_line, overrides
-from holdfast.postgres.recovery import RECOVERY_DIR, RECOVERY_SIGNAL, STANDBY_SIGNAL
+from holdfast.postgres.recovery import (
+    AUTO_CONF,
+    RECOVERY_DIR,
+    RECOVERY_SIGNAL,
+    STANDBY_SIGNAL,
+    without_recovery_settings,
+)
 
 RECOVERY_LIMIT = 24 * 3600.0
 """Seconds."""
@@ -85,7 +92,9 @@ def start_restored(
         instance = _launch(starting, arguments, clock=clock)
         try:
             instance.wait_until_ready(limit=limit, stopped=stopped)
-            return instance, _reached(instance, starting.place, role, database, seconds=clock.monotonic() - began)
+            reached = _reached(instance, starting.place, role, database, seconds=clock.monotonic() - began)
+            _forget_recovery(data_dir, account)
+            return instance, reached
         except HoldfastError:
             instance.stop(fast=False)
             if attempt == _ATTEMPTS or not _lost_its_port(instance):
@@ -228,6 +237,19 @@ def _reached(instance: Instance, place: Place, role: str, database: str, *, seco
         config_file=place.config_file,
         seconds=seconds,
     )
+
+
+def _forget_recovery(data_dir: Path, account: Account) -> None:
+    """Takes the settings of a recovery that is over out of the copy, so that no later standby looks for its WAL."""
+    path = data_dir / AUTO_CONF
+    fresh = path.with_name(f"{AUTO_CONF}.holdfast")
+    with fresh.open("wb") as file:
+        file.write(without_recovery_settings(path.read_bytes()))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.chmod(0o600)
+    account.give(fresh)
+    fresh.replace(path)
 
 
 def _branch_point(data_dir: Path, timeline: int) -> Lsn:
