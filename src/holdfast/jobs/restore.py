@@ -25,7 +25,17 @@ from holdfast.postgres.accounts import Account, server_account
 from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.lsn import history_timeline, is_segment_name
 from holdfast.postgres.manifest import MANIFEST
-from holdfast.postgres.recovery import AUTO_CONF, LEFT_BEHIND, RECOVERY_DIR, WAL_DIR, Recovery, recovery_files
+from holdfast.postgres.recovery import (
+    AUTO_CONF,
+    CONSISTENT,
+    END_OF_WAL,
+    LEFT_BEHIND,
+    RECOVERY_DIR,
+    WAL_DIR,
+    Recovery,
+    Target,
+    recovery_files,
+)
 from holdfast.postgres.wal import created_tablespaces
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.snapshots import Snapshot
@@ -152,10 +162,20 @@ def _recovery_files(plan: RestorePlan, reader: SnapshotReader) -> dict[str, byte
         Recovery(
             planned=plan.wal,
             wal_segment_size=plan.facts.wal_segment_size,
+            target=_target(plan.facts),
             tablespaces={oid: str(place) for oid, place in plan.tablespaces.items()},
         ),
         auto_conf=reader.read(auto_conf.content) if auto_conf else b"",
     )
+
+
+def _target(facts: BackupFacts) -> Target:
+    """The snapshot's end: consistency, at once after a primary's own end-of-backup record.
+
+    A standby writes none. Where it was idle, nothing follows its checkpoint, and PostgreSQL takes ``immediate`` for a
+    target that was never reached; its end is that of the WAL which the snapshot brings.
+    """
+    return END_OF_WAL if facts.from_standby else CONSISTENT
 
 
 def _placement(plan: RestorePlan) -> Callable[[str], Path]:

@@ -1,0 +1,1 @@
+"""A real PostgreSQL, backed up, destroyed and recovered before your eyes."""

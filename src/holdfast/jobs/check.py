@@ -1,0 +1,173 @@
+"""Checking the prerequisites that are neither the server's nor the configuration's: stores, disks, programs.
+
+Every finding that is not well says what mends it. Nothing is changed but a probe object, which is removed again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from holdfast.errors import HoldfastError, NotReachable, ObjectMissing
+from holdfast.filesystem.write import free_bytes
+from holdfast.messages import _
+from holdfast.postgres.binaries import find_binaries
+from holdfast.postgres.connection import Server, connect, sql_errors
+from holdfast.postgres.requirements import Finding, Status, check_server
+from holdfast.repository.repository import Repository
+
+LOW_SHARE = 0.05
+LOW_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a source's server told beside its findings; empty where it could not be asked."""
+
+    findings: tuple[Finding, ...]
+    unreachable: bool = False
+    data_directory: Path | None = None
+    """Only if the server is on this machine and the role may know."""
+
+
+def failed(name: str, error: HoldfastError) -> Finding:
+    return Finding(name=name, status=Status.FAILED, what=str(error), remedy=error.hint)
+
+
+def check_source(connection: str, folders: Sequence[Path]) -> Seen:
+    """``folders`` are looked in first for the programs of the server's version."""
+    findings = check_server(connection)
+    try:
+        with closing(connect(connection)) as sql:
+            server = Server.of(sql.pgconn)
+            with sql_errors(server):
+                (row,) = sql.execute(
+                    "select setting, current_setting('server_version_num')::int / 10000 from"
+                    " (select max(setting) as setting from pg_settings where name = 'data_directory') s"
+                ).fetchall()
+    except HoldfastError as error:
+        return Seen(findings=tuple(findings), unreachable=isinstance(error, NotReachable))
+    folder, major = row
+    return Seen(
+        findings=(*findings, _programs(major, folders)),
+        data_directory=Path(folder) if folder and server.is_local else None,
+    )
+
+
+def _programs(major: int, folders: Sequence[Path]) -> Finding:
+    try:
+        found = find_binaries(major, folders)
+    except HoldfastError as error:
+        what = _("this machine cannot start what it restores: {reason}").format(reason=error)
+        return Finding(name="programs", status=Status.WARNING, what=what, remedy=error.hint)
+    what = _("the programs of PostgreSQL {major} are in {folder}").format(major=major, folder=found)
+    return Finding(name="programs", status=Status.OK, what=what)
+
+
+def check_repository(repository: Repository) -> list[Finding]:
+    """Of one that opened: writes, reads and removes a probe object, and looks at what the records say."""
+    found = [Finding(name="opens", status=Status.OK, what=_("{url} opens").format(url=repository.url))]
+    try:
+        found.append(_probe(repository))
+        found.append(_exclusive(repository))
+        found += _records(repository)
+    except HoldfastError as error:
+        found.append(failed("store", error))
+    for name in repository.damaged_keys:
+        found.append(
+            Finding(
+                name="keys",
+                status=Status.WARNING,
+                what=_("key object {name} is damaged; another one opened the repository").format(name=name),
+                remedy=_("Remove that object; make sure that the recovery key still opens: holdfast list --from …"),
+            )
+        )
+    return found
+
+
+def _probe(repository: Repository) -> Finding:
+    store = repository.store
+    name, content = f"probes/{secrets.token_hex(16)}", secrets.token_bytes(1000)
+    store.put(name, content)
+    try:
+        if store.get(name) != content or store.get(name, 10, 100) != content[10:110]:
+            return Finding(
+                name="store",
+                status=Status.FAILED,
+                what=_("{url} gives back other bytes than were written").format(url=repository.url),
+                remedy=_("Do not use this store; look into its disk or its service."),
+            )
+    finally:
+        store.delete(name)
+    try:
+        store.get(name)
+    except ObjectMissing:
+        return Finding(name="store", status=Status.OK, what=_("writing, reading and removing an object works"))
+    return Finding(
+        name="store",
+        status=Status.WARNING,
+        what=_("{url} still gives back an object that was removed").format(url=repository.url),
+        remedy=_("Old versions are kept there: give the bucket a lifecycle rule that removes them."),
+    )
+
+
+def _exclusive(repository: Repository) -> Finding:
+    if repository.store.exclusive_create():
+        return Finding(name="create_if_absent", status=Status.OK, what=_("the store creates only what is absent"))
+    what = _("the store cannot create only what is absent: two `holdfast init` at once may both give up, no more")
+    return Finding(name="create_if_absent", status=Status.OK, what=what)
+
+
+def _records(repository: Repository) -> list[Finding]:
+    records = repository.records()
+    if records.problems:
+        what = _("{name} cannot be read").format(name=", ".join(problem.name for problem in records.problems))
+        return [Finding(name="snapshots", status=Status.FAILED, what=what, remedy=_("Run: holdfast verify"))]
+    if not records.snapshots:
+        return [Finding(name="snapshots", status=Status.OK, what=_("no snapshot yet"))]
+    what = _("the newest snapshot is {label}").format(label=records.snapshots[-1].label)
+    return [Finding(name="snapshots", status=Status.OK, what=what)]
+
+
+def check_disk(url: str, data_directories: Sequence[Path]) -> list[Finding]:
+    """Of a repository in a folder: room, and whether one disk holds both it and what it protects."""
+    if not url.startswith("file:"):
+        return []
+    folder = Path(unquote(urlsplit(url).path))
+    try:
+        device, free = free_bytes(folder)
+        figures = os.statvfs(folder)
+    except OSError:
+        return []  # opening the store has said it already
+    whole = figures.f_blocks * figures.f_frsize
+    what = _("{free} GB of {whole} GB are free for {folder}").format(
+        free=round(free / 1e9, 1), whole=round(whole / 1e9, 1), folder=folder
+    )
+    low = free < max(LOW_BYTES, LOW_SHARE * whole)
+    remedy = _("Make room on that disk, or move the repository to a larger one.") if low else ""
+    found = [Finding(name="room", status=Status.WARNING if low else Status.OK, what=what, remedy=remedy)]
+    shared = [directory for directory in data_directories if _device(directory) == device]
+    return found + [_same_disk(folder, directory) for directory in shared]
+
+
+def _same_disk(folder: Path, directory: Path) -> Finding:
+    return Finding(
+        name="same_disk",
+        status=Status.WARNING,
+        what=_("{folder} and the cluster in {directory} are on one disk, and would be lost together").format(
+            folder=folder, directory=directory
+        ),
+        remedy=_("Add a repository on another disk, or better on another machine or object store."),
+    )
+
+
+def _device(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_dev
+    except OSError:
+        return None

@@ -1,0 +1,193 @@
+"""Starting what was restored: what must be there is looked at before the restore, and success is proven after it.
+
+A data directory runs only with its own major version, on its own architecture, under an account that can reach it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.clock import Clock
+from holdfast.errors import Damaged, HoldfastError, Refused
+from holdfast.jobs.restore import RestorePlan
+from holdfast.messages import _
+from holdfast.postgres.accounts import Account, closed_folder, server_account
+from holdfast.postgres.binaries import find_binaries
+from holdfast.postgres.connection import connect
+from holdfast.postgres.facts import BackupFacts
+from holdfast.postgres.instance import Instance
+from holdfast.postgres.recovery import RECOVERY_DIR
+from holdfast.postgres.restored import Recovered, start_restored
+
+_ETC = "holdfast-etc"
+_CONFIGURED_BY = {"config_file": "postgresql.conf", "hba_file": "pg_hba.conf", "ident_file": "pg_ident.conf"}
+_SAME_MACHINE = {"amd64": "x86_64", "arm64": "aarch64", "arm": "aarch64"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartPlan:
+    binaries: Path
+    account: Account
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    instance: Instance
+    recovered: Recovered
+    connection: str
+    """For psql; without a secret: who may enter the socket's folder is trusted."""
+    stop_command: tuple[str, ...]
+
+
+def plan_start(plan: RestorePlan, folders: Sequence[Path]) -> StartPlan:
+    """What a start will need. Raises before anything is restored: another architecture, no programs, a closed folder.
+
+    ``folders`` are looked in first for the programs of the snapshot's major version.
+    """
+    account = account_of(plan)
+    machine = os.uname().machine
+    if not is_same_machine(plan.facts.platform, machine):
+        raise Refused(
+            _("the snapshot comes from {platform} and cannot be started on {machine}").format(
+                platform=plan.facts.platform, machine=machine
+            ),
+            hint=_("Restore it on a machine of that architecture, or leave out --start to get the files alone."),
+        )
+    for folder in (plan.target, *plan.tablespaces.values()):
+        if closed := closed_folder(folder, account):
+            raise Refused(
+                _("{account}, who is to run PostgreSQL, cannot enter {folder}").format(
+                    account=account.name, folder=closed
+                ),
+                hint=_("Restore to a folder that {account} can reach, for example under /var/lib.").format(
+                    account=account.name
+                ),
+            )
+    binaries = find_binaries(major(plan.facts), folders)
+    if closed := closed_folder(binaries, account):
+        raise Refused(
+            _("{account}, who is to run PostgreSQL, cannot enter {folder}, where its programs are").format(
+                account=account.name, folder=closed
+            ),
+            hint=_("Name programs that {account} can reach with --bin.").format(account=account.name),
+        )
+    return StartPlan(binaries=binaries, account=account)
+
+
+def start(plan: RestorePlan, start_plan: StartPlan, *, role: str, clock: Clock, stopped: Callable[[], bool]) -> Started:
+    """Starts the restored copy and leaves it running. ``role`` and the database postgres exist in it.
+
+    Raises ``Damaged`` where recovery ended before the snapshot's end; the server is stopped by then.
+    """
+    instance, recovered = start_restored(
+        plan.target,
+        binaries=start_plan.binaries,
+        clock=clock,
+        account=start_plan.account,
+        role=role,
+        limits=plan.facts.limits,
+        stopped=stopped,
+    )
+    with instance:
+        if recovered.end_lsn < plan.facts.stop_lsn:
+            raise Damaged(
+                _("recovery ended at {end}, before the snapshot's end {stop}: rows are missing").format(
+                    end=recovered.end_lsn, stop=plan.facts.stop_lsn
+                ),
+                hint=_("Do not use this copy. Look into {log}, and restore another snapshot.").format(log=instance.log),
+            )
+        connection = _for_psql(instance, role)
+        instance.leave_running()
+    return Started(
+        instance=instance,
+        recovered=recovered,
+        connection=connection,
+        stop_command=stop_command(plan.target, start_plan.binaries, start_plan.account),
+    )
+
+
+def account_of(plan: RestorePlan) -> Account:
+    """Whom the restored files belong to, and who therefore runs PostgreSQL on them."""
+    if plan.owner is None:
+        return server_account()
+    return Account(name=plan.owner_name, uid=plan.owner.uid, gid=plan.owner.gid)
+
+
+def concerns(plan: RestorePlan, *, machine: str, libc: str | None) -> tuple[str, ...]:
+    """What differs between the snapshot's machine and this one. Pure: ``libc`` is this machine's version of glibc."""
+    found = []
+    facts = plan.facts
+    if not is_same_machine(facts.platform, machine):
+        found.append(
+            _("the snapshot comes from {platform}: it cannot be started on this machine ({machine})").format(
+                platform=facts.platform, machine=machine
+            )
+        )
+    sorted_by_libc = [
+        database.name
+        for database in facts.databases
+        if database.locale_provider == "c" and database.collation_version_now is not None
+    ]
+    if facts.libc_version and libc and facts.libc_version != libc and sorted_by_libc:
+        found.append(
+            _(
+                "texts were sorted by glibc {there}, and this machine has {here}: once it runs, "
+                "REINDEX DATABASE and ALTER DATABASE … REFRESH COLLATION VERSION in: {databases}"
+            ).format(there=facts.libc_version, here=libc, databases=", ".join(sorted_by_libc))
+        )
+    return tuple(found)
+
+
+def is_same_machine(platform: str, machine: str) -> bool:
+    """Whether a PostgreSQL built for the triplet ``platform`` has data that this ``machine`` can run; unknown: yes."""
+    first = platform.partition("-")[0].lower()
+    return not first or _SAME_MACHINE.get(first, first) == _SAME_MACHINE.get(machine.lower(), machine.lower())
+
+
+def major(facts: BackupFacts) -> int:
+    return facts.server_version_num // 10000
+
+
+def start_command(plan: RestorePlan, binaries: Path) -> tuple[str, ...]:
+    """How the account starts the copy as its source was started: with the source's own configuration and port."""
+    options: list[tuple[str, str]] = []
+    brought = {file.path for file in plan.facts.configuration if file.how != "impossible"}
+    for setting, name in _CONFIGURED_BY.items():
+        if f"{_ETC}/{name}" in brought:
+            options.append((setting, str(plan.target / _ETC / name)))
+    if options:  # the configuration was written for the source's folders
+        options += [("data_directory", str(plan.target)), ("external_pid_file", "")]
+    log = plan.target / RECOVERY_DIR / "server.log"
+    words = [str(binaries / "pg_ctl"), "start", "-w", "-D", str(plan.target), "-l", str(log)]
+    if options:
+        words += ["-o", " ".join(f"-c {name}={shlex.quote(value)}" for name, value in options)]
+    return tuple(words)
+
+
+def stop_command(target: Path, binaries: Path, account: Account) -> tuple[str, ...]:
+    return as_account(account, (str(binaries / "pg_ctl"), "stop", "-m", "fast", "-D", str(target)))
+
+
+def as_account(account: Account, command: Sequence[str]) -> tuple[str, ...]:
+    """``command``, run by ``account`` from this process's own."""
+    if account.uid == os.geteuid():
+        return tuple(command)
+    runuser = shutil.which("runuser", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    become = (runuser, "-u", account.name, "--") if runuser else ("sudo", "-u", account.name)
+    return (*become, *command)
+
+
+def _for_psql(instance: Instance, role: str) -> str:
+    """As postgres, who may do what is needed now; as ``role`` in a cluster whose superuser has another name."""
+    shown = "postgres"
+    if role != shown:
+        try:
+            connect(instance.connection_string(role=shown)).close()
+        except HoldfastError:
+            shown = role
+    return f"host={instance.socket_dir} port={instance.port} user={shown} dbname=postgres"
