@@ -20,6 +20,8 @@ from pathlib import Path
 
 from tests.servers import Cluster, Servers, give
 
+from holdfast.repository.keys import MadeSecret, SecretKind
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -61,7 +63,7 @@ def fill(cluster: Cluster, gigabytes: float) -> int:
 def of_a_cluster(servers: Servers, folder: Path, gigabytes: float) -> list[Measured]:
     cluster = servers.make_cluster(15, conf="max_wal_size = 4GB\nmaintenance_work_mem = 256MB")
     size = fill(cluster, gigabytes)
-    (folder / "passphrase").write_text("hfpass-benchmark passphrase of no value\n")
+    (folder / "passphrase").write_text(MadeSecret.new(SecretKind.PASSPHRASE))
     (folder / "passphrase").chmod(0o600)
     config = folder / "holdfast.toml"
     config.write_text(
