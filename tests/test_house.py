@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/holdfast"
 CATALOGUES = sorted(SOURCE.glob("locale/*/LC_MESSAGES/holdfast.po"))
-TRANSLATED = ("cli", "config")
-"""The packages whose every text has its translation."""
+TRANSLATED = sorted({module.relative_to(SOURCE).parts[0] for module in SOURCE.rglob("*.py")})
+"""The packages and top-level modules; every text of each has its translation."""
 
 
 def modules() -> list[Path]:
@@ -146,15 +146,15 @@ def test_a_catalogue_is_clean_and_its_placeholders_are_those_of_the_text(path: P
 
 
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
-@pytest.mark.parametrize("package", TRANSLATED)
-def test_a_package_is_translated_whole(path: Path, package: str) -> None:
+@pytest.mark.parametrize("part", TRANSLATED)
+def test_a_package_is_translated_whole(path: Path, part: str) -> None:
     done = {
         original
         for message in read(path)
         if message.id and all(forms(message.string))
         for original in forms(message.id)
     }
-    assert not texts(*(SOURCE / package).rglob("*.py")) - done
+    assert not texts(*(module for module in modules() if module.relative_to(SOURCE).parts[0] == part)) - done
 
 
 def test_there_is_a_catalogue() -> None:

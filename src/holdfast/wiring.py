@@ -11,11 +11,11 @@ from holdfast.clock import Clock
 from holdfast.config import Configuration
 from holdfast.config import PostgresSource as ConfiguredPostgres
 from holdfast.config import Repository as ConfiguredRepository
-from holdfast.errors import ConfigError, HoldfastError, UsageError
+from holdfast.errors import ConfigError, HoldfastError, ObjectMissing, StoreUnreachable, UsageError
 from holdfast.jobs.backup import PostgresSource
 from holdfast.messages import _
 from holdfast.repository.keys import SecretKind
-from holdfast.repository.objects import KEYS
+from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT
 from holdfast.repository.opening import Pin, create_repository, open_repository
 from holdfast.repository.repository import Repository
 from holdfast.store.opening import open_store
@@ -64,6 +64,19 @@ class Wiring:
             pin=Pin(repository=configured.id, key=configured.key),
             clock=self.clock,
         )
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a repository lies where the URL points. A folder that is not a store yet is free."""
+        configured = self.configuration.repository[name]
+        try:
+            self._store(configured).get(REPOSITORY_OBJECT)
+        except ObjectMissing:
+            return False
+        except StoreUnreachable:
+            if configured.url.startswith("file:"):
+                return False
+            raise
+        return True
 
     def existing_repository(self, name: str) -> Repository | None:
         """What lies where an unpinned repository's URL points, if the configured passphrase opens it."""

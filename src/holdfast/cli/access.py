@@ -1,0 +1,137 @@
+"""Which repository a command works on, and what opens it: the configuration's, or a URL on a bare machine.
+
+A bare machine has the URL and the passphrase (or the recovery key) and nothing else: that is enough for every command
+that reads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli.asking import ask_secret, may_ask
+from holdfast.errors import UsageError
+from holdfast.messages import _
+
+if TYPE_CHECKING:
+    from holdfast.cli.session import Session
+    from holdfast.repository.repository import Repository
+    from holdfast.wiring import Wiring
+
+PASSPHRASE_VARIABLE = "HOLDFAST_PASSPHRASE"  # noqa: S105  a name, not a secret
+_SECRET_OPTIONS = {"access_key_secret": "AWS_SECRET_ACCESS_KEY", "session_token": "AWS_SESSION_TOKEN"}
+
+RepositoryName = Annotated[
+    str | None, typer.Option("--repository", metavar="NAME", help=_("The repository; else the first one configured."))
+]
+FromUrl = Annotated[
+    str | None,
+    typer.Option("--from", metavar="URL", help=_("The repository's URL: no configuration is needed then.")),
+]
+StoreOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help=_("With --from: endpoint, region, addressing. Credentials come from AWS_… variables."),
+    ),
+]
+PassphraseFile = Annotated[
+    Path | None, typer.Option("--passphrase-file", metavar="FILE", help=_("A file that holds the passphrase."))
+]
+RecoveryKeyFile = Annotated[
+    Path | None, typer.Option("--recovery-key-file", metavar="FILE", help=_("A file that holds the recovery key."))
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    repository: Repository
+    wiring: Wiring | None
+    """None on a bare machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    name: str | None
+    url: str | None
+    options: Sequence[str]
+    passphrase_file: Path | None
+    recovery_key_file: Path | None
+
+    def open(self, session: Session) -> Opened:
+        """Raises what opening does, and ``UsageError`` for options that do not go together."""
+        if self.passphrase_file and self.recovery_key_file:
+            raise UsageError(_("give either --passphrase-file or --recovery-key-file"))
+        if self.url is None:
+            if self.options:
+                raise UsageError(
+                    _("--option goes with --from"), hint=_("Options of a configured repository stand in holdfast.toml.")
+                )
+            wiring = session.wiring()
+            return Opened(repository=wiring.repository(self.name, secret=self._from_file()), wiring=wiring)
+        if self.name is not None:
+            raise UsageError(_("give either --from or --repository"))
+        return Opened(repository=self._open_url(session, self.url), wiring=None)
+
+    def _open_url(self, session: Session, url: str) -> Repository:
+        options = dict(map(_option, self.options))
+        secret = self._from_file()
+        if secret is None:
+            secret = os.environ.get(PASSPHRASE_VARIABLE)
+        if not secret and not may_ask(session):
+            raise UsageError(
+                _("no passphrase for {url}").format(url=url),
+                hint=_("Give --passphrase-file FILE or --recovery-key-file FILE, or set {variable}.").format(
+                    variable=PASSPHRASE_VARIABLE
+                ),
+            )
+        from holdfast.cli import interruption
+        from holdfast.clock import SystemClock
+        from holdfast.wiring import open_from_url
+
+        if not secret:
+            secret = ask_secret(_("Passphrase or recovery key of {url}").format(url=url))
+        url = as_url(url)
+        if sys.stderr.isatty():
+            session.output.note(_("opening {url}").format(url=url))
+        return open_from_url(url, options, secret, pin=None, clock=SystemClock(), stopped=interruption.requested)
+
+    def _from_file(self) -> str | None:
+        path = self.passphrase_file or self.recovery_key_file
+        if path is None:
+            return None
+        from holdfast.config import Secret
+
+        return Secret(file=str(path)).reveal(Path.cwd())
+
+
+def as_url(text: str) -> str:
+    """A folder's path, as people type it, becomes its URL; anything else is left as it is."""
+    if not text.startswith(("/", "./", "../", "~")):
+        return text
+    path = os.path.abspath(Path(text).expanduser())  # noqa: PTH100  keeps symbolic links as the operator wrote them
+    for character, quoted in (("%", "%25"), ("?", "%3F"), ("#", "%23")):
+        path = path.replace(character, quoted)
+    return f"file://{path}"
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError(
+            _("--option {text} is not NAME=VALUE").format(text=text),
+            hint=_("Write for example: --option endpoint=https://s3.example.com"),
+        )
+    if name in _SECRET_OPTIONS:
+        raise UsageError(
+            _("{name} is a secret, and everybody on this machine can read a command line").format(name=name),
+            hint=_("Set the variable {variable} instead.").format(variable=_SECRET_OPTIONS[name]),
+        )
+    return name, value

@@ -1,0 +1,230 @@
+"""``holdfast restore``: a snapshot into an empty folder, and started there if wanted.
+
+The plan is shown before anything is touched. Nothing is asked: an empty folder cannot be harmed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import interruption
+from holdfast.cli.access import Access, FromUrl, PassphraseFile, RecoveryKeyFile, RepositoryName, StoreOptions
+from holdfast.cli.app import App
+from holdfast.cli.restore_shown import (
+    plan_document,
+    rate,
+    show_done,
+    show_how_to_start,
+    show_plan,
+    show_started,
+    started_document,
+)
+from holdfast.cli.session import Session
+from holdfast.cli.snapshots import warn_of_unreadable
+from holdfast.errors import HoldfastError, Interrupted, UsageError
+from holdfast.messages import _
+
+if TYPE_CHECKING:
+    from holdfast.clock import SystemClock
+    from holdfast.jobs.restore import RestorePlan
+    from holdfast.jobs.start import Started, StartPlan
+    from holdfast.repository.repository import Records
+    from holdfast.repository.snapshots import Snapshot
+    from holdfast.wiring import Wiring
+
+START_GRACE_SECONDS = 30.0
+"""How long an interrupted start may take to stop the server that it had started."""
+
+
+def register(app: App) -> None:
+    app.command("restore", help=_("Bring a snapshot of SOURCE back into an empty folder."))(restore)
+
+
+def restore(
+    ctx: typer.Context,
+    *,
+    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", show_default=False)] = None,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help=_("An empty folder, or one that is not there yet."))],
+    at: Annotated[
+        str, typer.Option("--at", metavar="TARGET", help=_("snapshot:LABEL or snapshot:ID."))
+    ] = "snapshot:latest",
+    tablespace: Annotated[
+        list[str] | None,
+        typer.Option("--tablespace", metavar="NAME=DIR", help=_("Where a tablespace goes: name, OID or old folder.")),
+    ] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", metavar="USER", help=_("Who will run PostgreSQL on it."))
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help=_("Start it on a free port, and prove that it runs."))] = False,
+    binaries: Annotated[
+        Path | None, typer.Option("--bin", metavar="DIR", help=_("The folder of the PostgreSQL programs."))
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option("--role", metavar="ROLE", help=_("A role of the cluster, to look at the started copy.")),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=_("Show the plan, and touch nothing."))] = False,
+    yes: Annotated[bool, typer.Option("--yes", help=_("Ask nothing: this command never does."))] = False,  # noqa: ARG001
+    repository: RepositoryName = None,
+    from_url: FromUrl = None,
+    option: StoreOptions = None,
+    passphrase_file: PassphraseFile = None,
+    recovery_key_file: RecoveryKeyFile = None,
+) -> None:
+    from holdfast.jobs.restore import plan_restore
+    from holdfast.jobs.restore import restore as carry_out
+    from holdfast.jobs.start import plan_start
+    from holdfast.repository.reader import SnapshotReader
+
+    session = Session.of(ctx)
+    wanted = snapshot_wanted(at)
+    mapping = dict(map(_tablespace, tablespace or ()))
+    opened = Access(
+        name=repository,
+        url=from_url,
+        options=option or (),
+        passphrase_file=passphrase_file,
+        recovery_key_file=recovery_key_file,
+    ).open(session)
+    records = opened.repository.records()
+    warn_of_unreadable(session.output, records)
+    snapshot = choose_snapshot(records, source, wanted)
+    reader = SnapshotReader(opened.repository)
+    plan = plan_restore(snapshot, reader, to, tablespaces=mapping, owner=owner)
+    configured = _configured(opened.wiring, snapshot.source)
+    folders = [folder for folder in (binaries, configured.bin) if folder]
+    start_plan = plan_start(plan, folders) if start else None
+    show_plan(session, plan, start_plan, opened.repository.url)
+    document: dict[str, object] = {"plan": plan_document(plan), "restored": not dry_run}
+    if dry_run:
+        session.output.result(document, lambda: session.output.line(_("Nothing was touched.")))
+        return
+    clock = _clock()
+    began = clock.monotonic()
+    try:
+        with interruption.last_words(_unfinished(plan)), session.progress() as progress:
+            carry_out(plan, reader, progress=progress)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            _("stopped; {path} is not complete").format(path=plan.target), hint=_unfinished(plan)
+        ) from None
+    took = timedelta(seconds=clock.monotonic() - began)
+    document |= {"took": took, "bytes_per_second": rate(plan, took)}
+    show_done(session, plan, took)
+    command = _start_command(plan, folders)
+    document["start_command"] = command
+    if start_plan is None:
+        session.output.result(document, lambda: show_how_to_start(session, plan, command))
+        return
+    started = _start(session, plan, start_plan, role or configured.role)
+    document["started"] = started_document(started)
+    session.output.result(document, lambda: show_started(session, plan, started, command))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Configured:
+    """What the configuration, if there is one, says of the snapshot's source."""
+
+    bin: Path | None = None
+    role: str = "postgres"
+
+
+def _configured(wiring: Wiring | None, name: str) -> _Configured:
+    from holdfast.postgres.connection import read_connection_string
+
+    source = wiring.configuration.source.get(name) if wiring else None
+    if source is None or source.type != "postgres":
+        return _Configured()
+    role = read_connection_string(source.connection).get("user")
+    return _Configured(bin=source.bin, role=str(role or "postgres"))
+
+
+def snapshot_wanted(at: str) -> str:
+    """The snapshot that a TARGET names: ``latest``, a label, an id. Pure.
+
+    Raises ``UsageError`` for the targets that need continuous WAL.
+    """
+    if at in ("latest", "snapshot:latest"):
+        return "latest"
+    if at.startswith("snapshot:") and at != "snapshot:":
+        return at.removeprefix("snapshot:")
+    raise UsageError(
+        _("cannot recover to {target}: this version recovers to snapshots").format(target=at),
+        hint=_(
+            "Write --at snapshot:LABEL or snapshot:ID, as `holdfast list` shows them; "
+            "times, LSNs, transactions and restore points come with continuous WAL."
+        ),
+    )
+
+
+def choose_snapshot(records: Records, source: str | None, wanted: str) -> Snapshot:
+    """Pure. Raises ``UsageError`` where it is not clear which is meant."""
+    from holdfast.repository.snapshots import select
+
+    sources = sorted({snapshot.source for snapshot in records.snapshots})
+    if source is None and wanted == "latest" and len(sources) > 1:
+        raise UsageError(
+            _("which source? the repository holds {names}").format(names=", ".join(sources)),
+            hint=_("Name it: holdfast restore {name} --to …").format(name=sources[0]),
+        )
+    if source is not None and sources and source not in sources:
+        raise UsageError(
+            _("the repository holds no snapshot of {name}").format(name=source),
+            hint=_("It holds snapshots of: {names}.").format(names=", ".join(sources)),
+        )
+    return select(records.snapshots, wanted, source=source)
+
+
+def _tablespace(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or not name or not folder:
+        raise UsageError(
+            _("--tablespace {text} is not NAME=DIR").format(text=text),
+            hint=_("Write for example: --tablespace fast=/mnt/fast/restored"),
+        )
+    return name, Path(folder)
+
+
+def _clock() -> SystemClock:
+    from holdfast.clock import SystemClock
+
+    return SystemClock()
+
+
+def _unfinished(plan: RestorePlan) -> str:
+    folders = " ".join(shlex.quote(str(folder)) for folder in (plan.target, *plan.tablespaces.values()))
+    return _("Nothing else was touched. Remove what is unfinished, then run the same command again: {command}").format(
+        command=f"rm -r -- {folders}"
+    )
+
+
+def _start_command(plan: RestorePlan, folders: Sequence[Path]) -> Sequence[str]:
+    from holdfast.jobs.start import account_of, as_account, major, start_command
+    from holdfast.postgres.binaries import find_binaries
+
+    try:
+        binaries = find_binaries(major(plan.facts), folders)
+    except HoldfastError:
+        binaries = Path(f"/usr/lib/postgresql/{major(plan.facts)}/bin")  # Debian's: the operator installs it first
+    return as_account(account_of(plan), start_command(plan, binaries))
+
+
+def _start(session: Session, plan: RestorePlan, start_plan: StartPlan, role: str) -> Started:
+    from holdfast.jobs.start import start
+
+    try:
+        with interruption.grace(START_GRACE_SECONDS), session.progress() as progress:
+            progress.begin(_("starting PostgreSQL on {path}").format(path=plan.target))
+            return start(plan, start_plan, role=role, clock=_clock(), stopped=interruption.requested)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            _("stopped; {path} is restored, and no server runs on it").format(path=plan.target),
+            hint=_("Start it with: {command}").format(command=shlex.join(_start_command(plan, [start_plan.binaries]))),
+        ) from None

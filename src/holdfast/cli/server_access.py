@@ -1,0 +1,112 @@
+"""What ``init`` does about the server: a connection string without secrets, and the role that backs up."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from holdfast.cli.credentials import password_line, write_secret
+from holdfast.errors import HoldfastError, Refused
+from holdfast.messages import _
+
+if TYPE_CHECKING:
+    from holdfast.cli.output import Output
+
+ROLE = "holdfast"
+PASSWORD_FILE = "pgpass"  # noqa: S105  a file's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerAccess:
+    connection: str
+    """As it is written into holdfast.toml: without a password."""
+    statements: tuple[str, ...] = ()
+    """What ran on the server."""
+
+
+def prepare(connection: str, *, folder: Path, admin: str | None) -> ServerAccess:
+    """Takes a password out of ``connection`` into a file of ``folder``, and makes the role if ``admin`` may.
+
+    A role made here for TCP gets a password of its own, in that file too. Raises what connecting as ``admin`` raises,
+    ``ConfigError`` for a string that cannot be read, ``Refused`` for a password file of other content.
+    """
+    from holdfast.postgres.connection import read_connection_string
+    from holdfast.postgres.requirements import create_role
+
+    words = {name: str(value) for name, value in read_connection_string(connection).items()}
+    password = words.pop("password", None)
+    if admin is not None:
+        words.setdefault("user", ROLE)
+    file = folder / PASSWORD_FILE
+    statements: list[str] = []
+    if admin is not None:
+        statements = create_role(admin, words["user"], password)
+        is_new = any(statement.startswith("CREATE ROLE") for statement in statements)
+        if password is None and is_new and "passfile" not in words and not _by_socket(words):
+            password = secrets.token_urlsafe(24)
+            statements += create_role(admin, words["user"], password)[-1:]
+    if password is not None:
+        line = password_line(words.get("user", ROLE), password)
+        if not file.exists():
+            write_secret(file, line)
+        elif line not in file.read_text("utf-8", "replace").splitlines():
+            raise Refused(
+                _("{path} holds another password").format(path=file),
+                hint=_("Put this role's password there, and leave it out of the connection string."),
+            )
+    changed = password is not None or (admin is not None and "user" not in read_connection_string(connection))
+    if file.exists() and "passfile" not in words and not _by_socket(words):
+        words["passfile"] = str(file)
+        changed = True
+    return ServerAccess(connection=render(words) if changed else connection, statements=tuple(statements))
+
+
+def _by_socket(words: dict[str, str]) -> bool:
+    host = words.get("host", "")
+    return not words.get("hostaddr") and (not host or host.startswith(("/", "@")))
+
+
+def render(words: dict[str, str]) -> str:
+    """A connection string of ``name=value`` words ("Connection Strings" in PostgreSQL's manual)."""
+    return " ".join(f"{name}={_quoted(value)}" for name, value in words.items())
+
+
+def _quoted(value: str) -> str:
+    if value and not any(character in value for character in " '\\\t"):
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def tell(output: Output, connection: str) -> bool:
+    """Whether the role can connect and back up; if not, what a superuser and pg_hba.conf need is printed."""
+    from holdfast.postgres.connection import (
+        Server,
+        client_address,
+        connect,
+        connect_replication,
+        read_connection_string,
+    )
+    from holdfast.postgres.requirements import hba_lines, role_sql
+
+    try:
+        connect(connection).close()
+        connect_replication(connection).close()
+    except HoldfastError as error:
+        words = read_connection_string(connection)
+        role, database = str(words.get("user") or ROLE), str(words.get("dbname") or words.get("user") or "postgres")
+        server = Server(host=str(words.get("host") or "/"), port=str(words.get("port") or "5432"), user=role)
+        output.warning(_("role {role} cannot back up yet: {reason}").format(role=role, reason=error))
+        output.line(_("Run as a superuser, in psql (or give holdfast init --admin DSN, which runs it):"))
+        output.line()
+        for line in role_sql(role, database).splitlines():
+            output.line(f"  {line}")
+        output.line()
+        output.line(_("These lines belong into pg_hba.conf, above others that match; then SELECT pg_reload_conf();"))
+        output.line()
+        for line in hba_lines(role, address=client_address(str(error), server), database=database):
+            output.line(f"  {line}")
+        output.line()
+        return False
+    return True

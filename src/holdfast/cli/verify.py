@@ -1,0 +1,126 @@
+"""``holdfast verify``: is every byte that a snapshot needs still what was written?"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import human
+from holdfast.cli.access import Access, FromUrl, PassphraseFile, RecoveryKeyFile, RepositoryName, StoreOptions
+from holdfast.cli.app import App
+from holdfast.cli.session import Session
+from holdfast.errors import Damaged
+from holdfast.messages import _, ngettext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from holdfast.cli.output import Output
+    from holdfast.repository.verify import Verification
+
+SHOWN = 20
+
+
+def register(app: App) -> None:
+    text = _("Read everything back and check it: all snapshots, or those named by label or id.")
+    app.command("verify", help=text)(verify)
+
+
+def verify(
+    ctx: typer.Context,
+    *,
+    snapshots: Annotated[list[str] | None, typer.Argument(metavar="[SNAPSHOT]...", show_default=False)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help=_("Only that everything is there; contents unread."))] = False,
+    repository: RepositoryName = None,
+    from_url: FromUrl = None,
+    option: StoreOptions = None,
+    passphrase_file: PassphraseFile = None,
+    recovery_key_file: RecoveryKeyFile = None,
+) -> None:
+    from holdfast.clock import SystemClock
+    from holdfast.jobs.verify import verify as run
+    from holdfast.repository.snapshots import select
+
+    session = Session.of(ctx)
+    opened = Access(
+        name=repository,
+        url=from_url,
+        options=option or (),
+        passphrase_file=passphrase_file,
+        recovery_key_file=recovery_key_file,
+    ).open(session)
+    records = opened.repository.records() if snapshots else None
+    only = {select(records.snapshots, wanted).id for wanted in snapshots or ()} if records else set()
+    clock = SystemClock()
+    began = clock.monotonic()
+    with session.progress() as progress:
+        found = run(opened.repository, only=only, quick=quick, progress=progress)
+    took = timedelta(seconds=clock.monotonic() - began)
+    session.output.result(
+        _document(found, opened.repository.url, took, quick=quick),
+        lambda: _show(session.output, found, opened.repository.url, took, quick=quick),
+    )
+    if not found.good:
+        raise typer.Exit(Damaged.exit_code)
+
+
+def _document(found: Verification, url: str, took: timedelta, *, quick: bool) -> dict[str, object]:
+    return {
+        "repository": url,
+        "quick": quick,
+        "good": found.good,
+        "snapshots": found.snapshots,
+        "objects": found.objects,
+        "read_bytes": found.read,
+        "took": took,
+        "problems": [{"object": problem.name, "what": problem.what} for problem in found.problems],
+        "touched": [
+            {"snapshot": touched.snapshot.id, "label": touched.snapshot.label, "path": touched.path, "why": touched.why}
+            for touched in found.touched
+        ],
+    }
+
+
+def _show(output: Output, found: Verification, url: str, took: timedelta, *, quick: bool) -> None:
+    snapshots = ngettext("{number} snapshot", "{number} snapshots", found.snapshots).format(number=found.snapshots)
+    objects = ngettext("{number} object", "{number} objects", found.objects).format(number=found.objects)
+    if quick:
+        text = _("{url}: {snapshots}, {objects} listed, contents unread, in {duration}")
+    else:
+        text = _("{url}: {snapshots}, {objects} read back ({size}) in {duration}")
+    output.line(
+        text.format(
+            url=url, snapshots=snapshots, objects=objects, size=human.size(found.read), duration=human.duration(took)
+        )
+    )
+    if found.good:
+        output.line(_("Everything is there.") if quick else _("Everything is as it was written."))
+        return
+    output.line()
+    output.line(_("Damaged:"))
+    _shortened(output, [f"{problem.name}: {problem.what}" for problem in found.problems])
+    if found.touched:
+        output.line()
+        output.line(_("What this touches:"))
+        _shortened(output, [_touched(one.snapshot.label, one.path, one.why) for one in found.touched])
+    output.line()
+    output.line(_("A snapshot that can be read and is not named above is whole: restore from that one."))
+    output.line(
+        _(
+            "Take a new one (holdfast backup) and verify it; if it reuses what is damaged, put a new [repository.NAME] "
+            "into holdfast.toml, run holdfast init, and back up there."
+        )
+    )
+
+
+def _touched(label: str, path: str, why: str) -> str:
+    return f"{label}: {path}: {why}" if path else _("{label}: all of it: {why}").format(label=label, why=why)
+
+
+def _shortened(output: Output, lines: Sequence[str]) -> None:
+    for line in lines[:SHOWN]:
+        output.line(f"  {line}")
+    if len(lines) > SHOWN:
+        output.line("  " + _("and {number} more").format(number=len(lines) - SHOWN))
