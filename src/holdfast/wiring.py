@@ -91,12 +91,20 @@ class Wiring:
         store = self._store(self.configuration.repository[name])
         return {listed.name: store.get(listed.name) for listed in store.list(KEYS)}
 
-    def create_repository(self, name: str, secrets: Sequence[tuple[str, SecretKind]]) -> Repository:
-        """Makes the repository ``name`` where its URL says."""
+    def first_repository(self) -> Repository | None:
+        """The first that is made already: further ones take its id key. Raises what opening it raises."""
+        made = (name for name, configured in self.configuration.repository.items() if configured.id and configured.key)
+        name = next(made, None)
+        return None if name is None else self.repository(name)
+
+    def create_repository(
+        self, name: str, secrets: Sequence[tuple[str, SecretKind]], *, first: Repository | None
+    ) -> Repository:
+        """Makes the repository ``name`` where its URL says, with the id key of ``first``."""
         configured: ConfiguredRepository = self.configuration.repository[name]
         options = configured.store_options(self.configuration.folder)
         store = open_store(configured.url, options, clock=self.clock, create=True, stopped=self.stopped)
-        return create_repository(store, secrets, clock=self.clock)
+        return create_repository(store, secrets, clock=self.clock, first=first)
 
     def _store(self, configured: ConfiguredRepository) -> Store:
         options = configured.store_options(self.configuration.folder)

@@ -147,6 +147,14 @@ def test_a_planted_key_object_is_never_used() -> None:
     assert opened.master == mine.master
 
 
+def test_repositories_of_one_owner_share_the_id_key_and_nothing_else() -> None:
+    first = new_repository()
+    second = create_repository(memory(), [(SECRET, SecretKind.PASSPHRASE)], clock=CLOCK, first=first)
+    assert second.ids.chunk_id(b"x") == first.ids.chunk_id(b"x") != new_repository().ids.chunk_id(b"x")
+    assert second.master.secret != first.master.secret
+    assert second.id != first.id
+
+
 def test_no_repository_there() -> None:
     with pytest.raises(UsageError, match="there is no repository"):
         open_repository(memory(), SECRET, pin=None, clock=CLOCK)

@@ -257,14 +257,16 @@ def _make(wiring: Wiring, made: Made, passphrases: Mapping[str, str]) -> None:
     from holdfast.config import pin_repository
     from holdfast.repository.keys import SecretKind
 
+    first = wiring.first_repository() if passphrases else None
     for name, passphrase in passphrases.items():
         secrets: list[tuple[str, SecretKind]] = [(passphrase, SecretKind.PASSPHRASE)]
         if made.recovery_key is not None:
             secrets.append((made.recovery_key, SecretKind.RECOVERY))
         try:
-            repository = wiring.create_repository(name, secrets)
+            repository = wiring.create_repository(name, secrets, first=first)
         except HoldfastError as error:
             raise _not_made(error, made, name) from None
+        first = first or repository
         made.repositories.append({"name": name, "url": repository.url, "id": repository.id, "key": repository.key_id})
         pin_repository(made.configuration, name, repository.id, repository.key_id)
 

@@ -63,6 +63,11 @@ def take_snapshot(
                 )
             return writer.publish(about)
         except (KeyboardInterrupt, Interrupted):
+            if writer.published:
+                raise Interrupted(
+                    _("stopped at the very end: snapshot {label} may have been made").format(label=label),
+                    hint=_("`holdfast list` shows whether it was; it is complete then."),
+                ) from None
             raise Interrupted(
                 _("stopped; no snapshot was made, {size} MB are in the repository already").format(
                     size=writer.uploaded // 10**6

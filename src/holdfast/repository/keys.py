@@ -55,8 +55,9 @@ class Keys:
         return IdKey(self.id_secret)
 
 
-def new_keys() -> Keys:
-    return Keys(MasterKey(os.urandom(32), os.urandom(16)), os.urandom(32))
+def new_keys(id_secret: bytes | None = None) -> Keys:
+    """``id_secret``: that of the owner's first repository, so that all of one owner name content alike."""
+    return Keys(MasterKey(os.urandom(32), os.urandom(16)), id_secret or os.urandom(32))
 
 
 class MadeSecret:

@@ -31,11 +31,16 @@ class Pin:
     key: str
 
 
-def create_repository(store: Store, secrets: Sequence[tuple[str, SecretKind]], *, clock: Clock) -> Repository:
-    """A new, empty repository that each of ``secrets`` opens. ``Refused`` if there is one already."""
+def create_repository(
+    store: Store, secrets: Sequence[tuple[str, SecretKind]], *, clock: Clock, first: Repository | None = None
+) -> Repository:
+    """A new, empty repository that each of ``secrets`` opens. ``Refused`` if there is one already.
+
+    ``first`` is another repository of the same owner: the two share the id key, and never the master key.
+    """
     _refuse_existing(store)
     exclusive = store.exclusive_create()
-    keys = new_keys()
+    keys = new_keys(first.keys.id_secret if first else None)
     ours = [(f"{KEYS}{os.urandom(16).hex()}", wrap(keys, secret, kind)) for secret, kind in secrets]
     try:
         for name, wrapped in ours:

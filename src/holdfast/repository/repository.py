@@ -38,6 +38,7 @@ class Repository:
     def __init__(self, store: Store, keys: Keys, *, clock: Clock, damaged_keys: tuple[str, ...] = ()) -> None:
         self.store = store
         self.clock = clock
+        self.keys = keys
         self.master = keys.master
         self.ids = keys.ids
         self.damaged_keys = damaged_keys

@@ -77,6 +77,7 @@ class SnapshotWriter:
         self._splitter = Splitter(self._take_slab, self._crew.submit)
         self._files: deque[_File] = deque()
         self._entries: list[tuple[str, bytes]] = []
+        self.published = False
         self._count = Totals(files=0, content=0, chunks=0, added_content=0, added_stored=0)
 
     def add(self, entry: Entry, blocks: Iterable[Block] = ()) -> None:
@@ -111,6 +112,7 @@ class SnapshotWriter:
         tree = store_tree(self._entries, self._packs.store_meta, self._repository.ids)
         self._packs.flush()
         snapshot = self._record(about, tree)
+        self.published = True  # from here on the record may be there, whatever happens
         ref = self._repository.put_object(Kind.SNAPSHOT, encode_snapshot(snapshot))
         return replace(snapshot, id=ref.id.hex())
 
