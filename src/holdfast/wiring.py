@@ -11,7 +11,7 @@ from holdfast.clock import Clock
 from holdfast.config import Configuration
 from holdfast.config import PostgresSource as ConfiguredPostgres
 from holdfast.config import Repository as ConfiguredRepository
-from holdfast.errors import ConfigError, HoldfastError, ObjectMissing, StoreUnreachable, UsageError
+from holdfast.errors import ConfigError, HoldfastError, ObjectMissing, StoreBusy, StoreUnreachable, UsageError
 from holdfast.jobs.backup import PostgresSource
 from holdfast.messages import _
 from holdfast.repository.keys import SecretKind
@@ -20,8 +20,12 @@ from holdfast.repository.opening import Pin, create_repository, open_repository
 from holdfast.repository.repository import Repository
 from holdfast.store.opening import open_store
 from holdfast.store.port import Store
+from holdfast.store.retrying import Patience
 
 Stopped = Callable[[], bool]
+TryingAgain = Callable[[StoreBusy], None]
+
+_HURRIED = Patience(budget_s=15, least_attempts=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,10 @@ class Wiring:
     configuration: Configuration
     clock: Clock
     stopped: Stopped = lambda: False
+    trying_again: TryingAgain = lambda _error: None
+    """Hears why a store that does not answer is asked again."""
+    hurried: bool = False
+    """Somebody waits for an answer: give a store up after seconds, not minutes."""
 
     @property
     def zone(self) -> tzinfo:
@@ -102,13 +110,19 @@ class Wiring:
     ) -> Repository:
         """Makes the repository ``name`` where its URL says, with the id key of ``first``."""
         configured: ConfiguredRepository = self.configuration.repository[name]
-        options = configured.store_options(self.configuration.folder)
-        store = open_store(configured.url, options, clock=self.clock, create=True, stopped=self.stopped)
+        store = self._store(configured, create=True)
         return create_repository(store, secrets, clock=self.clock, first=first)
 
-    def _store(self, configured: ConfiguredRepository) -> Store:
-        options = configured.store_options(self.configuration.folder)
-        return open_store(configured.url, options, clock=self.clock, stopped=self.stopped)
+    def _store(self, configured: ConfiguredRepository, *, create: bool = False) -> Store:
+        return open_store(
+            configured.url,
+            configured.store_options(self.configuration.folder),
+            clock=self.clock,
+            create=create,
+            stopped=self.stopped,
+            trying_again=self.trying_again,
+            patience=_HURRIED if self.hurried else None,
+        )
 
     def passphrase(self, repository: str) -> str:
         return self.configuration.passphrase_of(repository).reveal(self.configuration.folder)
@@ -132,6 +146,7 @@ def open_from_url(
     pin: Pin | None,
     clock: Clock,
     stopped: Stopped,
+    trying_again: TryingAgain = lambda _error: None,
     environment: Mapping[str, str] = os.environ,
 ) -> Repository:
     """A repository without a configuration: what a bare machine has is the URL and the passphrase.
@@ -140,7 +155,8 @@ def open_from_url(
     """
     if url.startswith("s3:"):
         options = {**_aws(environment, has_credentials="access_key_id" in options), **options}
-    return open_repository(open_store(url, options, clock=clock, stopped=stopped), secret, pin=pin, clock=clock)
+    store = open_store(url, options, clock=clock, stopped=stopped, trying_again=trying_again)
+    return open_repository(store, secret, pin=pin, clock=clock)
 
 
 _AWS = {

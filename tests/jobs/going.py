@@ -26,9 +26,11 @@ def new_folder_repository(servers: Servers) -> Repository:
     return new_repository(FolderStore(servers.new_folder("r") / "repository", clock=CLOCK, create=True))
 
 
-def back_up(cluster: Cluster, repository: Repository, progress: Progress | None = None) -> Snapshot:
+def back_up(
+    cluster: Cluster, repository: Repository, progress: Progress | None = None, *, connection: str = ""
+) -> Snapshot:
     return take_snapshot(
-        PostgresSource(name="tracker", connection=cluster.dsn()),
+        PostgresSource(name="tracker", connection=connection or cluster.dsn()),
         repository,
         clock=CLOCK,
         zone=UTC,

@@ -7,9 +7,10 @@ from difflib import unified_diff
 
 import pytest
 
-from holdfast.postgres.instance import Instance
+from holdfast.jobs.start import account_of, plan_start, start
+from holdfast.postgres.instance import Instance, stop_by_data_dir
 from holdfast.repository.repository import Repository
-from tests.jobs.going import back_up, bring_back, new_folder_repository, started
+from tests.jobs.going import CLOCK, back_up, bring_back, new_folder_repository, started
 from tests.servers import Cluster, Servers, every_version, run
 
 MakeCluster = Callable[..., Cluster]
@@ -101,6 +102,22 @@ def test_identical(major: int, make_cluster: MakeCluster, servers: Servers, repo
     finally:
         instance.stop()
     run([cluster.bin / "pg_checksums", "--check", "-D", target])
+
+
+def test_a_superuser_of_another_name_and_no_database_postgres(
+    make_cluster: MakeCluster, servers: Servers, repository: Repository
+) -> None:
+    cluster = make_cluster(15)
+    cluster.execute("create role helper login superuser")
+    cluster.execute('alter role postgres rename to "管理 员"', user="helper")
+    cluster.execute("drop database postgres", user="helper", dbname="template1")
+    target = servers.new_folder("back") / "data"
+    snapshot = back_up(cluster, repository, connection=cluster.dsn("template1", "helper"))
+    plan = bring_back(repository, snapshot, target)
+    assert plan.facts.superuser == "管理 员"
+    running = start(plan, plan_start(plan, [cluster.bin]), clock=CLOCK, stopped=lambda: False)
+    stop_by_data_dir(target, binaries=cluster.bin, account=account_of(plan))
+    assert "template1" in running.connection
 
 
 @every_version

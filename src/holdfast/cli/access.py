@@ -101,7 +101,15 @@ class Access:
         url = as_url(url)
         if sys.stderr.isatty():
             session.output.note(_("opening {url}").format(url=url))
-        return open_from_url(url, options, secret, pin=None, clock=SystemClock(), stopped=interruption.requested)
+        return open_from_url(
+            url,
+            options,
+            secret,
+            pin=None,
+            clock=SystemClock(),
+            stopped=interruption.requested,
+            trying_again=session.trying_again(),
+        )
 
     def _from_file(self) -> str | None:
         path = self.passphrase_file or self.recovery_key_file

@@ -48,7 +48,7 @@ def register(app: App) -> None:
 
 def check(ctx: typer.Context) -> None:
     session = Session.of(ctx)
-    wiring = session.wiring()
+    wiring = session.wiring(hurried=True)
     checked = [_configuration(wiring.configuration)]
     directories: list[Path] = []
     for name in wiring.configuration.source:

@@ -131,7 +131,7 @@ def _begin(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
     configuration = parse_configuration(
         text_of(wanted, folder, without_password(wanted.connection)), folder, file=made.configuration.name
     )
-    wiring = _wiring(configuration)
+    wiring = session.wiring(hurried=True, configuration=configuration)
     session.output.zone = configuration.zone
     for name in configuration.repository:
         _refuse_taken(wiring, name)
@@ -154,7 +154,7 @@ def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
     """With a configuration that is there: it is kept, and what it names and is not pinned yet is made."""
     from holdfast.cli.server_access import tell
 
-    wiring = session.wiring()
+    wiring = session.wiring(hurried=True)
     configuration = wiring.configuration
     names = [name for name, repository in configuration.repository.items() if not (repository.id and repository.key)]
     if not configuration.repository:
@@ -183,14 +183,6 @@ def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
     _make(wiring, made, {name: secret.text for name, secret in passphrases.items()})
     for connection in connections:
         tell(session.output, connection)
-
-
-def _wiring(configuration: Configuration) -> Wiring:
-    from holdfast.cli import interruption
-    from holdfast.clock import SystemClock
-    from holdfast.wiring import Wiring
-
-    return Wiring(configuration=configuration, clock=SystemClock(), stopped=interruption.requested)
 
 
 def _refuse_taken(wiring: Wiring, name: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,12 +65,7 @@ def restore(
     binaries: Annotated[
         Path | None, typer.Option("--bin", metavar="DIR", help=_("The folder of the PostgreSQL programs."))
     ] = None,
-    role: Annotated[
-        str | None,
-        typer.Option("--role", metavar="ROLE", help=_("A role of the cluster, to look at the started copy.")),
-    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_("Show the plan, and touch nothing."))] = False,
-    yes: Annotated[bool, typer.Option("--yes", help=_("Ask nothing: this command never does."))] = False,  # noqa: ARG001
     repository: RepositoryName = None,
     from_url: FromUrl = None,
     option: StoreOptions = None,
@@ -98,8 +92,7 @@ def restore(
     snapshot = choose_snapshot(records, source, wanted)
     reader = SnapshotReader(opened.repository)
     plan = plan_restore(snapshot, reader, to, tablespaces=mapping, owner=owner)
-    configured = _configured(opened.wiring, snapshot.source)
-    folders = [folder for folder in (binaries, configured.bin) if folder]
+    folders = [folder for folder in (binaries, _configured_bin(opened.wiring, snapshot.source)) if folder]
     start_plan = plan_start(plan, folders) if start else None
     show_plan(session, plan, start_plan, opened.repository.url)
     document: dict[str, object] = {"plan": plan_document(plan), "restored": not dry_run}
@@ -123,27 +116,14 @@ def restore(
     if start_plan is None:
         session.output.result(document, lambda: show_how_to_start(session, plan, command))
         return
-    started = _start(session, plan, start_plan, role or configured.role)
+    started = _start(session, plan, start_plan)
     document["started"] = started_document(started)
     session.output.result(document, lambda: show_started(session, plan, started, command))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Configured:
-    """What the configuration, if there is one, says of the snapshot's source."""
-
-    bin: Path | None = None
-    role: str = "postgres"
-
-
-def _configured(wiring: Wiring | None, name: str) -> _Configured:
-    from holdfast.postgres.connection import read_connection_string
-
+def _configured_bin(wiring: Wiring | None, name: str) -> Path | None:
     source = wiring.configuration.source.get(name) if wiring else None
-    if source is None or source.type != "postgres":
-        return _Configured()
-    role = read_connection_string(source.connection).get("user")
-    return _Configured(bin=source.bin, role=str(role or "postgres"))
+    return source.bin if source is not None and source.type == "postgres" else None
 
 
 def snapshot_wanted(at: str) -> str:
@@ -216,13 +196,13 @@ def _start_command(plan: RestorePlan, folders: Sequence[Path]) -> Sequence[str]:
     return as_account(account_of(plan), start_command(plan, binaries))
 
 
-def _start(session: Session, plan: RestorePlan, start_plan: StartPlan, role: str) -> Started:
+def _start(session: Session, plan: RestorePlan, start_plan: StartPlan) -> Started:
     from holdfast.jobs.start import start
 
     try:
         with interruption.grace(START_GRACE_SECONDS), session.progress() as progress:
             progress.begin(_("starting PostgreSQL on {path}").format(path=plan.target))
-            return start(plan, start_plan, role=role, clock=_clock(), stopped=interruption.requested)
+            return start(plan, start_plan, clock=_clock(), stopped=interruption.requested)
     except KeyboardInterrupt:
         raise Interrupted(
             _("stopped; {path} is restored, and no server runs on it").format(path=plan.target),

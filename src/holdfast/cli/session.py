@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.messages import _
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from holdfast.cli.progress import Watched
     from holdfast.config import Configuration
     from holdfast.wiring import Wiring
+
+
+_TELL_EVERY_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +58,31 @@ class Session:
         self.output.zone = configuration.zone
         return configuration
 
-    def wiring(self) -> Wiring:
+    def wiring(self, *, hurried: bool = False, configuration: Configuration | None = None) -> Wiring:
         """What the configuration describes, ready to be made."""
         from holdfast.cli import interruption
         from holdfast.clock import SystemClock
         from holdfast.wiring import Wiring
 
-        return Wiring(configuration=self.configuration(), clock=SystemClock(), stopped=interruption.requested)
+        return Wiring(
+            configuration=configuration or self.configuration(),
+            clock=SystemClock(),
+            stopped=interruption.requested,
+            trying_again=self.trying_again(),
+            hurried=hurried,
+        )
+
+    def trying_again(self) -> Callable[[HoldfastError], None]:
+        """Tells why a store is asked again, but not more often than is read."""
+        told = 0.0
+
+        def tell(error: HoldfastError) -> None:
+            nonlocal told
+            if time.monotonic() - told >= _TELL_EVERY_SECONDS:
+                told = time.monotonic()
+                self.output.warning(_("{error}; trying again").format(error=error))
+
+        return tell
 
     def progress(self) -> Watched:
         """A ``Progress`` for one job, as a context: ``with session.progress() as progress``."""

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.clock import Clock
-from holdfast.errors import Damaged, HoldfastError, Refused
+from holdfast.errors import Damaged, Refused
 from holdfast.jobs.restore import RestorePlan
 from holdfast.messages import _
 from holdfast.postgres.accounts import Account, closed_folder, server_account
 from holdfast.postgres.binaries import find_binaries
-from holdfast.postgres.connection import connect
 from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.instance import Instance
 from holdfast.postgres.recovery import RECOVERY_DIR
@@ -79,8 +78,8 @@ def plan_start(plan: RestorePlan, folders: Sequence[Path]) -> StartPlan:
     return StartPlan(binaries=binaries, account=account)
 
 
-def start(plan: RestorePlan, start_plan: StartPlan, *, role: str, clock: Clock, stopped: Callable[[], bool]) -> Started:
-    """Starts the restored copy and leaves it running. ``role`` and the database postgres exist in it.
+def start(plan: RestorePlan, start_plan: StartPlan, *, clock: Clock, stopped: Callable[[], bool]) -> Started:
+    """Starts the restored copy and leaves it running.
 
     Raises ``Damaged`` where recovery ended before the snapshot's end; the server is stopped by then.
     """
@@ -89,7 +88,8 @@ def start(plan: RestorePlan, start_plan: StartPlan, *, role: str, clock: Clock, 
         binaries=start_plan.binaries,
         clock=clock,
         account=start_plan.account,
-        role=role,
+        role=plan.facts.superuser,
+        database=_database(plan.facts),
         limits=plan.facts.limits,
         stopped=stopped,
     )
@@ -101,7 +101,7 @@ def start(plan: RestorePlan, start_plan: StartPlan, *, role: str, clock: Clock, 
                 ),
                 hint=_("Do not use this copy. Look into {log}, and restore another snapshot.").format(log=instance.log),
             )
-        connection = _for_psql(instance, role)
+        connection = instance.for_psql(role=plan.facts.superuser, database=_database(plan.facts))
         instance.leave_running()
     return Started(
         instance=instance,
@@ -182,12 +182,6 @@ def as_account(account: Account, command: Sequence[str]) -> tuple[str, ...]:
     return (*become, *command)
 
 
-def _for_psql(instance: Instance, role: str) -> str:
-    """As postgres, who may do what is needed now; as ``role`` in a cluster whose superuser has another name."""
-    shown = "postgres"
-    if role != shown:
-        try:
-            connect(instance.connection_string(role=shown)).close()
-        except HoldfastError:
-            shown = role
-    return f"host={instance.socket_dir} port={instance.port} user={shown} dbname=postgres"
+def _database(facts: BackupFacts) -> str:
+    """One that everybody has: postgres can be dropped, template1 cannot."""
+    return "postgres" if any(database.name == "postgres" for database in facts.databases) else "template1"

@@ -327,6 +327,7 @@ class BaseBackup:
             databases=observed.databases,
             limits=observed.limits.at_least(limits),
             shared_preload_libraries=observed.shared_preload_libraries,
+            superuser=observed.superuser,
             libc_version=observed.libc_version,
             icu_version=observed.icu_version,
             configuration=self._configuration.files(self._received),

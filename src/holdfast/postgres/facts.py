@@ -96,6 +96,8 @@ class ServerFacts:
     wal_level: str
     limits: RecoveryLimits
     shared_preload_libraries: str | None
+    superuser: str
+    """A superuser that may log in: who looks at a started copy."""
     libc_version: str | None
     icu_version: str | None
     databases: tuple[Database, ...]
@@ -130,6 +132,8 @@ class BackupFacts:
     databases: tuple[Database, ...]
     limits: RecoveryLimits
     shared_preload_libraries: str | None
+    superuser: str
+    """A superuser that may log in: who looks at a started copy."""
     libc_version: str | None
     icu_version: str | None
     configuration: tuple[ConfigurationFile, ...]
@@ -197,14 +201,15 @@ def check_version(server_version_num: int) -> None:
 
 def observe(connection: Connection) -> ServerFacts:
     """Ask the server. psycopg's errors pass through: call inside :func:`~holdfast.postgres.connection.sql_errors`."""
-    num, version, now, in_recovery, has_replication, wal_level, identifier = _one(
+    num, version, now, in_recovery, has_replication, wal_level, identifier, superuser = _one(
         connection,
         """
         select current_setting('server_version_num')::int, version(), clock_timestamp(), pg_is_in_recovery(),
                (select rolreplication or rolsuper from pg_roles where rolname = current_user),
                current_setting('wal_level'),
                case when has_function_privilege('pg_control_system()', 'execute')
-                    then (select system_identifier from pg_control_system()) end
+                    then (select system_identifier from pg_control_system()) end,
+               (select rolname::text from pg_roles where rolsuper and rolcanlogin order by oid limit 1)
         """,
     )
     check_version(num)
@@ -225,6 +230,7 @@ def observe(connection: Connection) -> ServerFacts:
         wal_level=wal_level,
         limits=RecoveryLimits(**{name: int(settings[name]) for name in _LIMITS}),
         shared_preload_libraries=settings.get("shared_preload_libraries"),
+        superuser=superuser or "postgres",
         libc_version=_collation_version(connection, "collprovider = 'c' and collcollate !~ '^(C|POSIX)($|[.])'"),
         icu_version=_collation_version(connection, "collprovider = 'i'"),
         databases=databases(connection, num),

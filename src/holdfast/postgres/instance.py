@@ -89,6 +89,10 @@ class Instance:
             target_session_attrs="any",
         )
 
+    def for_psql(self, *, role: str, database: str) -> str:
+        """The same, short: what a person types."""
+        return make_conninfo(host=str(self.socket_dir), port=str(self.port), user=role, dbname=database)
+
     @property
     def pid(self) -> int:
         return self._process.pid

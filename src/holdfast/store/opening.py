@@ -10,12 +10,12 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from holdfast.clock import Clock
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, StoreBusy
 from holdfast.messages import _
 from holdfast.store.folder import FolderStore
 from holdfast.store.limited import LimitedStore
 from holdfast.store.port import Store
-from holdfast.store.retrying import RetryingStore
+from holdfast.store.retrying import Patience, RetryingStore
 from holdfast.store.services import SERVICES, refuse_unknown
 
 _SUPPORTED = ("file", *SERVICES)
@@ -30,11 +30,13 @@ def open_store(
     clock: Clock,
     create: bool = False,
     stopped: Callable[[], bool] = lambda: False,
+    trying_again: Callable[[StoreBusy], None] = lambda _error: None,
+    patience: Patience | None = None,
 ) -> Store:
     """The store at ``url``: ``file:///folder`` or ``s3://bucket/prefix``, limited and retried.
 
     ``create`` makes and marks a folder; a bucket must exist. An object store is not spoken to yet. ``stopped`` ends
-    the waiting between attempts. Raises ``ConfigError``, and for folders ``StoreUnreachable`` or what hinders them.
+    the waiting between attempts; ``trying_again`` hears why there are more of them; ``patience`` says how many. Raises ``ConfigError``, and for folders ``StoreUnreachable`` or what hinders them.
     """
     parts = _split(url)
     store: Store
@@ -47,7 +49,14 @@ def open_store(
         bucket, prefix = _bucket(parts)
         store = ObjectStore(SERVICES[parts.scheme], bucket=bucket, prefix=prefix, options=options)
     jitter = random.Random()  # noqa: S311  spreads retries, guards nothing
-    return RetryingStore(LimitedStore(store), clock=clock, jitter=jitter, stopped=stopped)
+    return RetryingStore(
+        LimitedStore(store),
+        clock=clock,
+        jitter=jitter,
+        patience=patience,
+        stopped=stopped,
+        trying_again=trying_again,
+    )
 
 
 def _split(url: str) -> SplitResult:

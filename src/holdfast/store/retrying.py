@@ -25,6 +25,10 @@ _SLICE_S = 0.2
 """How long a pause may go on after a stop is asked for."""
 
 
+TELL_AFTER = 3
+"""Failures of one call in a row: after about a second."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     budget_s: float = 120.0
@@ -44,13 +48,18 @@ class RetryingStore:
         jitter: random.Random,
         patience: Patience | None = None,
         stopped: Callable[[], bool] = lambda: False,
+        trying_again: Callable[[StoreBusy], None] = lambda _error: None,
     ) -> None:
-        """``stopped`` is asked before each attempt after the first and during pauses; true raises ``Interrupted``."""
+        """``stopped`` is asked before each attempt after the first and during pauses; true raises ``Interrupted``.
+
+        ``trying_again`` hears why, from whichever thread, when one call has failed ``TELL_AFTER`` times and goes on.
+        """
         self._inner = inner
         self._clock = clock
         self._jitter = jitter
         self._patience = patience or Patience()
         self._stopped = stopped
+        self._trying_again = trying_again
 
     @property
     def url(self) -> str:
@@ -94,6 +103,8 @@ class RetryingStore:
                 late = self._clock.monotonic() + pause - began > self._patience.budget_s
                 if late and attempts >= self._patience.least_attempts:
                     raise self._gave_up(operation, name, attempts, error) from error
+                if attempts >= TELL_AFTER:
+                    self._trying_again(error)
             self._wait(pause, operation, name)
 
     def _pause(self, attempts: int) -> float:
