@@ -36,7 +36,8 @@ def open_store(
     """The store at ``url``: ``file:///folder`` or ``s3://bucket/prefix``, limited and retried.
 
     ``create`` makes and marks a folder; a bucket must exist. An object store is not spoken to yet. ``stopped`` ends
-    the waiting between attempts; ``trying_again`` hears why there are more of them; ``patience`` says how many. Raises ``ConfigError``, and for folders ``StoreUnreachable`` or what hinders them.
+    the waiting between attempts; ``trying_again`` hears why there are more of them; ``patience`` says how many. Raises
+    ``ConfigError``, and for folders ``StoreUnreachable`` or what hinders them.
     """
     parts = _split(url)
     store: Store
