@@ -6,13 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
+from holdfast.clock import SystemClock
 from holdfast.errors import Damaged
+from holdfast.repository import writer as writer_module
+from holdfast.repository.keys import MadeSecret, SecretKind
 from holdfast.repository.objects import Kind
+from holdfast.repository.opening import create_repository, open_repository
 from holdfast.repository.packing import PackBuilder, read_part
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import Verification, verify_repository
+from holdfast.store.memory import MemoryStore
 from holdfast.store.port import Store
-from tests.repository.making import new_repository, noise, restore, sample, take
+from tests.repository.making import SECRET, new_repository, noise, restore, sample, take
 
 Harm = Callable[[Store, str], None]
 
@@ -71,7 +76,11 @@ def test_a_pack_of_data(harm: Harm) -> None:
     assert found.touched
     assert all(touched.path in FILES for touched in found.touched)
     healed = take(repository, FILES, "two")
-    assert restore(repository, healed) == FILES if harm is not flip else True
+    assert restore(repository, healed) == FILES, "what was found damaged is not reused"
+    assert restore(repository, snapshot) == FILES, "and what was stored again serves the older snapshot too"
+    again = verify(repository)
+    assert not again.touched
+    assert [problem.name for problem in again.mended] == ([name] if harm is flip else [])
 
 
 @harms
@@ -170,3 +179,55 @@ def test_a_lost_pack_is_stored_again_by_the_next_backup() -> None:
     repository.store.delete(one(repository, "data/"))
     take(repository, FILES, "two")
     assert restore(repository, snapshot) == FILES, "the same content serves the older snapshot too"
+
+
+def test_records_that_are_all_gone_leave_packs_that_nobody_needs() -> None:
+    repository = new_repository()
+    snapshot = take(repository, FILES)
+    assert verify(repository).unneeded == 0
+    repository.store.delete(f"snapshots/{snapshot.id}")
+    found = verify(repository)
+    assert (found.snapshots, found.unneeded) == (0, len(packs_of(repository)))
+
+
+@harms
+def test_a_key_object_is_missed_though_another_opens(harm: Harm) -> None:
+    recovery = MadeSecret.new(SecretKind.RECOVERY)
+    store = MemoryStore(clock=SystemClock())
+    secrets = [(SECRET, SecretKind.PASSPHRASE), (recovery, SecretKind.RECOVERY)]
+    repository = create_repository(store, secrets, clock=SystemClock())
+    take(repository, FILES)
+    assert verify(repository).good
+    for listed in list(store.list("keys/")):
+        if b"recovery" in store.get(listed.name):
+            harm(store, listed.name)
+            assert [problem.name for problem in verify(repository, quick=True).problems] == [listed.name]
+
+
+def test_the_header_is_missed() -> None:
+    repository = new_repository()
+    take(repository, FILES)
+    repository.store.delete("repository.json")
+    assert [problem.name for problem in verify(repository).problems] == ["repository.json"]
+
+
+def test_a_large_index_is_written_in_objects_that_readers_accept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "INDEX_PARTS", 1)
+    repository = new_repository()
+    snapshot = take(repository, FILES)
+    assert len(list(repository.store.list("index/"))) == len(packs_of(repository))
+    assert restore(repository, snapshot) == FILES
+
+
+@pytest.mark.parametrize("planted", [b"[" * 100_000, b"{" * 3_000_000, b"[]", b""])
+def test_planted_keys_stop_nothing(planted: bytes) -> None:
+    repository = new_repository()
+    repository.store.put("keys/" + "0" * 32, planted)
+    open_repository(repository.store, SECRET, pin=None, clock=SystemClock())
+    repository.store.put("repository.json", planted)
+    with pytest.raises(Damaged):
+        open_repository(repository.store, SECRET, pin=None, clock=SystemClock())
+
+
+def packs_of(repository: Repository) -> list[str]:
+    return [listed.name for prefix in ("data/", "meta/") for listed in repository.store.list(prefix)]

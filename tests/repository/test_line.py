@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +27,7 @@ from holdfast.repository.packing import (
     trailer_span,
 )
 from holdfast.repository.sealing import HEAD, ObjectCipher, seal_object, unseal_object
-from holdfast.repository.snapshots import decode_snapshot, encode_snapshot
+from holdfast.repository.snapshots import decode_snapshot, encode_snapshot, select
 from holdfast.repository.trees import (
     Content,
     Row,
@@ -37,7 +40,8 @@ from holdfast.repository.trees import (
     store_content,
     store_tree,
 )
-from tests.repository.making import new_repository, noise, readings, restore, sample, take
+from holdfast.repository.writer import SnapshotWriter
+from tests.repository.making import about, new_repository, noise, readings, restore, sample, take
 
 KEYS = new_keys()
 IDS = KEYS.ids
@@ -267,3 +271,16 @@ def test_the_same_path_twice_is_refused() -> None:
 
 def test_ids_are_keyed() -> None:
     assert IdKey(b"a" * 32).chunk_id(b"x") != IdKey(b"b" * 32).chunk_id(b"x")
+
+
+def test_the_newest_is_told_by_predecessors_not_by_a_clock_that_was_wrong() -> None:
+    repository = new_repository()
+    late = replace(about("from the future"), started=datetime(2030, 1, 1, tzinfo=UTC))
+    with SnapshotWriter(repository) as writer:
+        first = writer.publish(late)
+    take(repository, sample(), "two")
+    third = take(repository, sample(), "three")
+    snapshots = repository.records().snapshots
+    assert snapshots[-1] == first
+    assert select(snapshots, "latest") == third
+    assert select(snapshots, "latest", source="tracker") == third

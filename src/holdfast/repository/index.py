@@ -46,11 +46,13 @@ class Index:
     def __contains__(self, chunk_id: ChunkId) -> bool:
         return chunk_id in self._places
 
-    def add(self, directory: Directory) -> None:
+    def add(self, directory: Directory, ordinals: Iterable[int] | None = None) -> None:
+        """Takes a pack's parts, or only those of ``ordinals``."""
         if directory.pack in self._directories:
             return
         self._directories[directory.pack] = directory
-        for ordinal, part in enumerate(directory.parts):
+        for ordinal in range(len(directory.parts)) if ordinals is None else ordinals:
+            part = directory.parts[ordinal]
             place = Location(directory.pack, ordinal, part)
             if self._places.setdefault(part.id, place) is not place:
                 self._more.setdefault(part.id, []).append(place)

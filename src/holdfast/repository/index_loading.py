@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from holdfast.errors import Damaged, ObjectMissing
 from holdfast.messages import _
 from holdfast.repository.crew import each
+from holdfast.repository.damage import decode_damage
 from holdfast.repository.index import Index, decode_index
 from holdfast.repository.objects import PACK_KINDS, Kind, ObjectRef, parse_name
 from holdfast.repository.packing import Directory, directory_span, read_directory, trailer_span
@@ -24,6 +25,8 @@ _TAIL_BYTES = 16 * 1024
 @dataclass(frozen=True, slots=True)
 class LoadedIndex:
     present: Index = field(default_factory=Index)
+    damaged: Index = field(default_factory=Index)
+    """Parts that a verification found damaged: not reused, and read only where nothing else is left."""
     lost: Index = field(default_factory=Index)
     learned: list[Directory] = field(default_factory=list)
     """Directories of packs that no index object names."""
@@ -40,16 +43,41 @@ def load_index(repository: Repository) -> LoadedIndex:
         if (ref := parse_name(item.name)) is not None
     }
     loaded = LoadedIndex()
+    bad = _noted_damage(repository, loaded.problems)
     for directory in _indexed(repository, index_names, loaded.problems):
-        found = listed.get(directory.pack) == directory.size
-        (loaded.present if found else loaded.lost).add(directory)
+        if listed.get(directory.pack) == directory.size:
+            _add_present(loaded, directory, bad)
+        else:
+            loaded.lost.add(directory)
     unknown = [ref for ref in listed if ref not in loaded.present.packs and ref not in loaded.lost.packs]
     loaded.learned.extend(_learn(repository, {ref: listed[ref] for ref in unknown}, loaded.problems))
     for directory in loaded.learned:
-        loaded.present.add(directory)
+        _add_present(loaded, directory, bad)
     for ref, directory in loaded.lost.packs.items():
         loaded.problems.append(_lost(ref, directory.size, listed.get(ref)))
     return loaded
+
+
+def _add_present(loaded: LoadedIndex, directory: Directory, bad: dict[ObjectRef, set[int]]) -> None:
+    ordinals = bad.get(directory.pack)
+    if ordinals is None:
+        loaded.present.add(directory)
+    else:
+        everyone = range(len(directory.parts))
+        loaded.present.add(directory, [ordinal for ordinal in everyone if ordinal not in ordinals])
+        loaded.damaged.add(directory, [ordinal for ordinal in everyone if ordinal in ordinals])
+
+
+def _noted_damage(repository: Repository, problems: list[Problem]) -> dict[ObjectRef, set[int]]:
+    bad: dict[ObjectRef, set[int]] = {}
+    for listed in repository.store.list(Kind.DAMAGE.prefix):
+        ref = parse_name(listed.name)
+        try:
+            for pack, ordinal in decode_damage(repository.get_object(ref)) if ref else ():
+                bad.setdefault(pack, set()).add(ordinal)
+        except (Damaged, ObjectMissing) as error:
+            problems.append(Problem(listed.name, str(error)))
+    return bad
 
 
 def _indexed(repository: Repository, names: list[str], problems: list[Problem]) -> list[Directory]:

@@ -26,13 +26,18 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from holdfast.errors import Damaged, UsageError
 from holdfast.messages import _
 from holdfast.repository.ids import IdKey
+from holdfast.repository.objects import KEYS
 from holdfast.repository.sealing import FORMAT_VERSION, MasterKey
+from holdfast.store.port import Store
 
 ARGON2_MEMORY_KIB = 256 * 1024
 ARGON2_PASSES = 3
 ARGON2_LANES = 4
 _ARGON2_MEMORY_BOUNDS = range(64 * 1024, 1024 * 1024 + 1)
 _ARGON2_WORK_BOUNDS = range(1, 17)
+
+KEY_OBJECT_LIMIT = 64 * 1024
+"""Bytes: more is none of ours, and not read."""
 
 _RANDOM_BYTES = 20
 _CHECK_BYTES = 5
@@ -149,6 +154,12 @@ def unwrap(key_object: bytes, secret: str) -> Keys | None:
     if len(both) != 64 or keys.master.id != key_id:
         raise Damaged(_("a key object does not hold the key that it names"))
     return keys
+
+
+def key_digests(store: Store) -> dict[str, str]:
+    """Name and SHA-256 of every key object: recorded with each snapshot, so that a lost or changed one is noticed."""
+    names = sorted(listed.name for listed in store.list(KEYS) if listed.size <= KEY_OBJECT_LIMIT)
+    return {name: hashlib.sha256(store.get(name)).hexdigest() for name in names}
 
 
 def _wrapping_key(derivation: dict[str, Any], secret: str) -> bytes:

@@ -9,6 +9,7 @@ kind            name                   holds
 ``META``        ``meta/ab…``           a pack of trees and chunk lists
 ``INDEX``       ``index/ab…``          directories of many packs
 ``SNAPSHOT``    ``snapshots/ab…``      a snapshot record
+``DAMAGE``      ``damage/ab…``         what a verification found damaged
 ==============  =====================  =====================================
 """
 
@@ -28,10 +29,20 @@ class Kind(IntEnum):
     META = 2
     INDEX = 3
     SNAPSHOT = 4
+    DAMAGE = 5
 
     @property
     def prefix(self) -> str:
-        return {Kind.DATA: "data/", Kind.META: "meta/", Kind.INDEX: "index/", Kind.SNAPSHOT: "snapshots/"}[self]
+        return _PREFIXES[self]
+
+
+_PREFIXES = {
+    Kind.DATA: "data/",
+    Kind.META: "meta/",
+    Kind.INDEX: "index/",
+    Kind.SNAPSHOT: "snapshots/",
+    Kind.DAMAGE: "damage/",
+}
 
 
 PACK_KINDS = (Kind.DATA, Kind.META)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from holdfast.clock import Clock
 from holdfast.errors import Damaged, ObjectExists, ObjectMissing, Refused, UsageError, WrongPassphrase
 from holdfast.messages import _
-from holdfast.repository.keys import SecretKind, new_keys, unwrap, wrap
+from holdfast.repository.keys import KEY_OBJECT_LIMIT, SecretKind, new_keys, unwrap, wrap
 from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT, Kind, parse_name
 from holdfast.repository.repository import Repository
 from holdfast.repository.sealing import FORMAT_VERSION
@@ -77,12 +77,12 @@ def open_repository(store: Store, secret: str, *, pin: Pin | None, clock: Clock)
     damaged: list[str] = []
     for listed in sorted(store.list(KEYS), key=lambda listed: listed.name):
         try:
-            wrapped = store.get(listed.name)
+            wrapped = store.get(listed.name, 0, KEY_OBJECT_LIMIT)
             header = json.loads(wrapped)
             if (header.get("repository"), header.get("key")) != (pin.repository, pin.key):
                 continue
             keys = unwrap(wrapped, secret)
-        except (Damaged, ValueError, AttributeError):
+        except (Damaged, ValueError, AttributeError, RecursionError):
             damaged.append(listed.name)
             continue
         if keys is not None:
@@ -108,12 +108,12 @@ def _refuse(store: Store, damaged: Sequence[str]) -> None:
 def _check_pin(store: Store, pin: Pin | None) -> Pin:
     """What ``repository.json`` says, which must be what is pinned; the pin alone if that object is lost."""
     try:
-        header = json.loads(store.get(REPOSITORY_OBJECT))
+        header = json.loads(store.get(REPOSITORY_OBJECT, 0, KEY_OBJECT_LIMIT))
         version, found = header["holdfast"], Pin(repository=str(header["repository"]), key=str(header["key"]))
     except ObjectMissing:
         found = _without_header(store, pin)
         version = FORMAT_VERSION
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Damaged(
             _("{name} in {url} is damaged").format(name=REPOSITORY_OBJECT, url=store.url),
             hint=_("Delete that object: the ids pinned in holdfast.toml, or those in the key objects, then serve."),
@@ -140,9 +140,9 @@ def _without_header(store: Store, pin: Pin | None) -> Pin:
     named = set()
     for listed in store.list(KEYS):
         try:
-            header = json.loads(store.get(listed.name))
+            header = json.loads(store.get(listed.name, 0, KEY_OBJECT_LIMIT))
             named.add((str(header["repository"]), str(header["key"])))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     if pin is not None and (pin.repository, pin.key) in named:
         return pin

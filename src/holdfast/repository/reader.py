@@ -72,12 +72,17 @@ class SnapshotReader:
             self._cache.move_to_end(chunk_id)
             return self._cache[chunk_id]
         failure: HoldfastError | None = None
-        for place in self.loaded.present.places(chunk_id):
+        for place in self.places(chunk_id):
             try:
                 return self._load_ahead(place)
             except Damaged as error:
                 failure = error
         raise failure or self.absent(chunk_id)
+
+    def places(self, chunk_id: ChunkId) -> Iterator[Location]:
+        """Where a chunk may be read, the likeliest first."""
+        yield from self.loaded.present.places(chunk_id)
+        yield from self.loaded.damaged.places(chunk_id)
 
     def _load_ahead(self, first: Location) -> bytes:
         parts = self.loaded.present.directory(first.pack).parts
@@ -106,7 +111,7 @@ class SnapshotReader:
         for content, sink in files:
             offset = 0
             for row in load_content(content, self.load):
-                place = self.loaded.present.find(row.id)
+                place = next(self.places(row.id), None)
                 if place is None:
                     raise self.absent(row.id, sink.path)
                 batch[place.pack].append(_Want(place, sink, offset))
@@ -139,7 +144,7 @@ class SnapshotReader:
         try:
             return self._open(place, sealed)
         except Damaged as error:
-            for other in self.loaded.present.places(place.part.id):
+            for other in self.places(place.part.id):
                 if other.pack == place.pack:
                     continue
                 try:

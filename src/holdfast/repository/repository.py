@@ -12,7 +12,7 @@ from holdfast.repository.ids import new_object_id
 from holdfast.repository.keys import Keys
 from holdfast.repository.objects import Kind, ObjectRef, parse_name
 from holdfast.repository.sealing import ObjectCipher, seal_object, unseal_object
-from holdfast.repository.snapshots import Snapshot, decode_snapshot
+from holdfast.repository.snapshots import MAX_RECORD_BYTES, Snapshot, decode_snapshot
 from holdfast.store.port import Store
 
 DEFAULT_WORKERS = 4
@@ -81,7 +81,13 @@ class Repository:
             except Damaged as error:
                 problems.append(Problem(name, str(error)))
 
-        each(read, [listed.name for listed in self.store.list(Kind.SNAPSHOT.prefix)], workers=DEFAULT_WORKERS)
+        names = []
+        for listed in self.store.list(Kind.SNAPSHOT.prefix):
+            if listed.size <= MAX_RECORD_BYTES:
+                names.append(listed.name)
+            else:
+                problems.append(Problem(listed.name, _("{name} is too large for a record").format(name=listed.name)))
+        each(read, names, workers=DEFAULT_WORKERS)
         return Records(
             tuple(sorted(snapshots, key=lambda snapshot: (snapshot.started, snapshot.ended, snapshot.id))),
             tuple(sorted(problems, key=lambda problem: problem.name)),

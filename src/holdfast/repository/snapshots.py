@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -58,6 +58,8 @@ class Snapshot:
     predecessors: tuple[str, ...]
     warnings: tuple[str, ...]
     facts: Json
+    keys: Mapping[str, str]
+    """SHA-256 of each key object that there was, by name."""
 
     @property
     def short_id(self) -> str:
@@ -79,6 +81,7 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
         "predecessors": list(snapshot.predecessors),
         "warnings": list(snapshot.warnings),
         "facts": snapshot.facts,
+        "keys": dict(snapshot.keys),
     }
     plain = json.dumps(fields, sort_keys=True, ensure_ascii=True).encode()
     return _LENGTH.pack(len(plain)) + compress(plain)
@@ -105,6 +108,7 @@ def decode_snapshot(snapshot_id: str, data: bytes) -> Snapshot:
             predecessors=tuple(map(str, fields["predecessors"])),
             warnings=tuple(map(str, fields["warnings"])),
             facts=dict(fields["facts"]),
+            keys={str(name): str(digest) for name, digest in fields["keys"].items()},
         )
     except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise Damaged(
@@ -127,15 +131,34 @@ def missing(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
     return tuple(sorted({p for snapshot in known for p in snapshot.predecessors if p not in ids}))
 
 
+def newest(some: Iterable[Snapshot], everything: Iterable[Snapshot]) -> Snapshot:
+    """The newest of ``some``: one that no other of them came after, whatever a wrong clock once said.
+
+    Who came after whom is told by predecessors, across all sources; only where that leaves several, by the clock.
+    """
+    records = {snapshot.id: snapshot for snapshot in everything}
+    chosen = tuple(some)
+    before: set[str] = set()
+    waiting = [predecessor for snapshot in chosen for predecessor in snapshot.predecessors]
+    while waiting:
+        snapshot_id = waiting.pop()
+        if snapshot_id not in before:
+            before.add(snapshot_id)
+            waiting.extend(records[snapshot_id].predecessors if snapshot_id in records else ())
+    last = [snapshot for snapshot in chosen if snapshot.id not in before] or chosen
+    return max(last, key=lambda snapshot: (snapshot.started, snapshot.ended, snapshot.id))
+
+
 def select(snapshots: Iterable[Snapshot], wanted: str, *, source: str | None = None) -> Snapshot:
     """The one snapshot that ``wanted`` means: ``latest``, an id or the beginning of one, a label.
 
     Raises ``UsageError`` when there is none or more than one.
     """
+    snapshots = tuple(snapshots)
     known = [snapshot for snapshot in snapshots if source is None or snapshot.source == source]
     wanted = wanted.removeprefix("snapshot:")
     if wanted == "latest" and known:
-        return max(known, key=lambda snapshot: (snapshot.started, snapshot.ended, snapshot.id))
+        return newest(known, snapshots)
     found = [s for s in known if s.label == wanted] or [
         s for s in known if len(wanted) >= 4 and s.id.startswith(wanted.lower())
     ]

@@ -26,6 +26,7 @@ from holdfast.repository.crew import Crew
 from holdfast.repository.ids import ChunkId
 from holdfast.repository.index import encode_index
 from holdfast.repository.index_loading import LoadedIndex, load_index
+from holdfast.repository.keys import key_digests
 from holdfast.repository.objects import Kind
 from holdfast.repository.packing import Directory, PackBuilder
 from holdfast.repository.repository import DEFAULT_WORKERS, Repository
@@ -33,6 +34,8 @@ from holdfast.repository.snapshots import Json, Snapshot, Totals, encode_snapsho
 from holdfast.repository.trees import Content, Row, StoredEntry, encode_entry, store_content, store_tree
 
 INDEX_EVERY_SECONDS = 30.0
+INDEX_PARTS = 1_000_000
+"""Parts at which an index object is closed: 40 MB, far below what readers accept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,7 @@ class SnapshotWriter:
             predecessors=heads(self._repository.records().snapshots),
             warnings=(*about.warnings, *(problem.what for problem in self._loaded.problems)),
             facts=about.facts,
+            keys=key_digests(self._repository.store),
         )
 
     def _refuse_twins(self) -> None:
@@ -277,6 +281,11 @@ class _Packs:
                 self._indexed_at = now
 
     def _write_index(self) -> None:
-        if self._unindexed:
-            self._repository.put_object(Kind.INDEX, encode_index(self._unindexed))
-            self._unindexed = []
+        """As many objects as it takes, so that none outgrows what readers accept."""
+        while self._unindexed:
+            some, parts = 0, 0
+            while some < len(self._unindexed) and parts < INDEX_PARTS:
+                parts += len(self._unindexed[some].parts)
+                some += 1
+            self._repository.put_object(Kind.INDEX, encode_index(self._unindexed[:some]))
+            self._unindexed = self._unindexed[some:]

@@ -227,7 +227,7 @@ def _link_new(temporary: Path, final: Path) -> bool:
 
 
 def _read(path: Path, start: int, length: int | None) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe planted there must not hang us
     try:
         size = os.fstat(descriptor).st_size
         end = size if length is None else min(size, start + length)
