@@ -16,7 +16,7 @@
     │  ├─ WrongPassphrase        6   no key object opens with this secret
     │  └─ PermissionRefused      6   the server or store says no to who we are
     ├─ NoSpace                   1   a disk is full, or would be
-    ├─ Interrupted             130   SIGINT or SIGTERM
+    ├─ Interrupted             130   SIGINT, SIGTERM or SIGHUP
     ├─ AlreadyRunning            7
     └─ TryLater                 75
 
@@ -25,6 +25,9 @@ a full sentence: what to run or change next. Both come from the catalogue (:mod:
 """
 
 from __future__ import annotations
+
+DONE_WITH_WARNINGS = 3
+"""The exit code of what is done, and deserves a look: no error."""
 
 
 class HoldfastError(Exception):

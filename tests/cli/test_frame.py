@@ -283,7 +283,7 @@ def test_the_working_directory_counts_at_a_terminal_alone(tmp_path: Path) -> Non
     assert ended.stdout == f"{path}\n", ended.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("how", "told"), [("workers", ""), ("tidy", "tidied\n"), ("stubborn", "")])
 def test_a_signal_ends_it_within_a_second_whatever_hangs(how: str, told: str, number: signal.Signals) -> None:
     code, took, out, err = interrupted(how, number)
@@ -304,6 +304,28 @@ def test_a_second_signal_ends_even_that_at_once() -> None:
     code, took, out, _err = interrupted("grace", signal.SIGTERM, twice=True)
     assert (code, out) == (130, "")
     assert took < 1.4
+
+
+def test_a_terminal_that_is_gone_says_so_twice_and_cuts_nothing_short() -> None:
+    code, _took, out, _err = interrupted("grace", signal.SIGHUP, twice=True)
+    assert (code, out) == (130, "finished\n")
+
+
+def test_under_nohup_a_terminal_that_is_gone_ends_nothing() -> None:
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'trap "" HUP; exec "$@"', "sh", *command("hang", "tidy")],
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGHUP)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1.5)  # past the time that an interrupted command may take
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
 
 
 def interrupted(how: str, number: signal.Signals, *, twice: bool = False) -> tuple[int, float, str, str]:

@@ -14,26 +14,27 @@ from hypothesis import strategies as st
 
 from holdfast.entry import Entry, EntryKind
 from holdfast.errors import HoldfastError, NoSpace, PermissionRefused, Refused, UsageError
+from holdfast.filesystem.root import MARKER, Owner
 from holdfast.filesystem.scan import scan
-from holdfast.filesystem.write import MARKER, FolderWriter, Owner, refuse_unless_room
+from holdfast.filesystem.write import FolderWriter, refuse_unless_room
 from tests.requirements import require
 
 
 def copy(source: Path, target: Path, owner: Owner | None = None) -> None:
-    writer = FolderWriter(target, owner=owner)
-    writer.begin()
-    for entry, content in scan(source):
-        if entry.kind is EntryKind.DIRECTORY:
-            writer.directory(entry)
-        elif entry.kind is EntryKind.SYMLINK:
-            writer.symlink(entry)
-        else:
-            sink, offset = writer.file(entry), 0
-            for block in content:
-                sink.write(offset, bytes(block))
-                offset += len(block)
-    writer.settle(entry for entry, _content in scan(source))
-    writer.finish()
+    with FolderWriter(target, owner=owner) as writer:
+        writer.begin()
+        for entry, content in scan(source):
+            if entry.kind is EntryKind.DIRECTORY:
+                writer.directory(entry)
+            elif entry.kind is EntryKind.SYMLINK:
+                writer.symlink(entry)
+            else:
+                sink, offset = writer.file(entry), 0
+                for block in content:
+                    sink.write(offset, bytes(block))
+                    offset += len(block)
+        writer.settle(entry for entry, _content in scan(source))
+        writer.finish()
 
 
 def described(folder: Path) -> dict[str, tuple[object, ...]]:
@@ -80,20 +81,6 @@ def test_there_and_back(tmp_path_factory: pytest.TempPathFactory, tree: dict[str
 
 def entry(path: str = "a/b", size: int = 3) -> Entry:
     return Entry(path=path, kind=EntryKind.FILE, mode=0o600, size=size)
-
-
-def test_an_unfinished_folder_says_so_and_is_not_written_into_again(tmp_path: Path) -> None:
-    writer = FolderWriter(tmp_path / "new")
-    writer.begin()
-    writer.file(entry("a")).write(0, b"123")
-    assert (tmp_path / "new" / MARKER).exists()
-    with pytest.raises(Refused, match="did not finish") as refused:
-        FolderWriter(tmp_path / "new").begin()
-    assert f"rm -r -- {tmp_path / 'new'}" in refused.value.hint
-    writer.finish()
-    assert not (tmp_path / "new" / MARKER).exists()
-    with pytest.raises(Refused, match="not empty"):
-        FolderWriter(tmp_path / "new").begin()
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:

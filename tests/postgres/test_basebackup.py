@@ -8,10 +8,12 @@ import os
 import shutil
 import signal
 import subprocess
+import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,8 @@ from holdfast.postgres.completeness import check_wal
 from holdfast.postgres.datadir import parse_tablespace_map, read_control_file
 from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.lsn import Lsn, is_segment_name, segments_between
-from holdfast.postgres.manifest import parse_manifest
-from holdfast.postgres.protocol import Walsender
+from holdfast.postgres.manifest import check_manifest, signature
+from holdfast.postgres.protocol import NewArchive, Walsender
 from holdfast.postgres.requirements import create_role
 from tests.postgres.writing import write_readings
 from tests.servers import Cluster, Servers, children_of, every_version, wait_until
@@ -284,6 +286,18 @@ def test_an_altered_stream_is_damage(
         assert "differs from its manifest: not what the server read: base/" in str(caught.value)
 
 
+def _signatures(folder: Path, entries: Container[str]) -> dict[str, bytes]:
+    """What the manifest must find: every file that came, WAL and the manifest itself not counted."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        is_wal = name.startswith("pg_wal/") and is_segment_name(path.name)
+        if path.is_file() and name in entries and name != "backup_manifest" and not is_wal:
+            content = path.read_bytes()
+            found[name] = signature(len(content), hashlib.sha256(content).digest())
+    return found
+
+
 def test_wal_with_a_hole_is_damage(clusters: Callable[[int], Cluster], tmp_path: Path) -> None:
     cluster = clusters(15)
     with base_backup(cluster.dsn(), label="switching") as backup:
@@ -294,7 +308,8 @@ def test_wal_with_a_hole_is_damage(clusters: Callable[[int], Cluster], tmp_path:
             cluster.execute("create table if not exists switched (n int); drop table switched")
         entries = write_readings(itertools.chain([first], readings), tmp_path)
     names = {path.removeprefix("pg_wal/") for path in entries if is_segment_name(path.removeprefix("pg_wal/"))}
-    manifest = parse_manifest((tmp_path / "backup_manifest").read_bytes())
+    with (tmp_path / "backup_manifest").open("rb") as file:
+        manifest = check_manifest(file, _signatures(tmp_path, entries))
     assert len(names) >= 3
     check_wal(names, backup.facts, manifest)
     for name in names:
@@ -408,3 +423,35 @@ def test_wal_level_minimal_is_refused(make_cluster: Callable[..., Cluster]) -> N
 def test_a_label_is_one_line_and_a_checkpoint_fast_or_spread(label: str, checkpoint: str) -> None:
     with pytest.raises(UsageError), base_backup("host=/nowhere", label=label, checkpoint=checkpoint):
         pass
+
+
+def test_an_archive_of_an_unknown_name_is_damaged() -> None:
+    backup = BaseBackup(
+        connection="", walsender=None, observed=None, configuration=None, label="",  # type: ignore[arg-type]
+        progress=lambda _done, _estimated: None, elapsed=timedelta,
+    )  # fmt: skip
+    for name in ("x.tar", "", "-1.tar", "²"):
+        with pytest.raises(Damaged, match="archive of an unknown name"):
+            next(backup._archive(NewArchive(name=name, location="")))
+
+
+def test_a_server_that_sends_a_link(clusters: Callable[[int], Cluster], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With TABLESPACE_MAP no server does: it would lead a restore elsewhere."""
+    honest = Walsender.copy_data
+
+    def altered(self: Walsender) -> Iterator[memoryview]:
+        begun = False
+        for data in honest(self):
+            yield data
+            if not begun and bytes(data[:1]) == b"n":
+                begun = True
+                link = tarfile.TarInfo("x")
+                link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+                yield memoryview(b"d" + link.tobuf(tarfile.USTAR_FORMAT))
+
+    monkeypatch.setattr(Walsender, "copy_data", altered)
+    with (
+        base_backup(clusters(15).dsn(), label="link") as backup,
+        pytest.raises(Damaged, match="holds a symbolic link"),
+    ):
+        _exhaust(backup.entries())

@@ -6,18 +6,29 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.clock import SystemClock
 from holdfast.errors import HoldfastError
+from holdfast.postgres import instance as module
 from holdfast.postgres.accounts import Account, closed_folder, server_account
 from holdfast.postgres.binaries import find_binaries, version_of
 from holdfast.postgres.facts import RecoveryLimits
-from holdfast.postgres.instance import Instance, initdb, read_postmaster_file, start, stop_by_data_dir
+from holdfast.postgres.instance import (
+    Instance,
+    initdb,
+    is_running_on,
+    read_postmaster_file,
+    start,
+    stop_by_data_dir,
+)
 from holdfast.postgres.overrides import Place, command_line, overrides
+from holdfast.postgres.signals import signals_deferred
 from tests.requirements import require
 from tests.servers import Cluster, Servers, binaries, every_version
 
@@ -104,6 +115,62 @@ def test_a_server_left_running_is_ended_by_its_folder(servers: Servers) -> None:
     assert not instance.is_running()
     shutil.rmtree(socket_dir)
     gc.collect()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_server_is_launched_leaves_none_behind(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    home, first = _new(servers)
+    first.stop()
+    made: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+
+    def interrupted_popen(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        made.append(real(*arguments, **options))
+        signal.raise_signal(number)  # as late as it can come before anybody knows of the process
+        return made[-1]
+
+    def handler(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, handler)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(module.subprocess, "Popen", interrupted_popen)  # type: ignore[attr-defined]
+            with pytest.raises(KeyboardInterrupt):
+                start(
+                    home / "data", binaries=binaries(15), account=server_account(), clock=SystemClock(),
+                    log=home / "log", listen=False,
+                )  # fmt: skip
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    (process,) = made
+    assert process.poll() is not None
+    assert not is_running_on(home / "data")
+
+
+def test_deferred_signals_are_handled_once_at_the_end() -> None:
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
+    try:
+        with signals_deferred():
+            signal.raise_signal(signal.SIGTERM)
+            assert not came
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_server_is_told_from_the_file_that_a_dead_one_left(servers: Servers) -> None:
+    home, instance = _new(servers)
+    assert is_running_on(home / "data")
+    said = (home / "data" / "postmaster.pid").read_bytes()
+    instance.stop()
+    assert not is_running_on(home / "data")
+    (home / "data" / "postmaster.pid").write_bytes(said)
+    assert not is_running_on(home / "data")
 
 
 def test_a_server_that_hangs_is_killed(servers: Servers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from holdfast.postgres.accounts import Account
 from holdfast.postgres.datadir import parse_backup_label, read_control_file
 from holdfast.postgres.instance import Instance, new_socket_dir
 from holdfast.postgres.lsn import Lsn
-from holdfast.postgres.recovery import END_OF_WAL, RESTORE_COMMAND, WRAPPER, Target
+from holdfast.postgres.recovery import CONSISTENT, END_OF_WAL, RESTORE_COMMAND, WRAPPER, Target
 from holdfast.postgres.restored import Recovered, start_restored
 from tests.postgres.restoring import Folder, base_backup, read_backup
 from tests.requirements import require
@@ -132,7 +133,7 @@ def test_what_our_own_reader_took_recovers_whole(
     with cluster.load():
         folder, facts = read_backup(servers, origin)
     assert facts.from_standby == (source == "standby")
-    folder.prepare()
+    folder.prepare(END_OF_WAL if facts.from_standby else CONSISTENT)
     instance, recovered = start(folder, limits=facts.limits)
     with instance:
         copy = as_cluster(folder, instance)
@@ -462,6 +463,53 @@ def test_a_folder_that_the_servers_user_cannot_use_is_refused(small: Folder, soc
         start(small)
     assert "chown -R" in caught.value.hint
     give(small.data)
+
+
+def test_locales_that_this_machine_lacks_do_not_stop_a_start(small: Folder, socket_dirs: None) -> None:
+    with (small.data / "postgresql.conf").open("a") as conf:
+        for name in ("lc_messages", "lc_monetary", "lc_numeric", "lc_time"):
+            conf.write(f"{name} = 'xx_XX.UTF-8'\n")
+    instance, _recovered = start(small)
+    with instance:
+        copy = as_cluster(small, instance)
+        assert {copy.value(f"show {name}") for name in ("lc_monetary", "lc_numeric", "lc_time")} == {"C"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("postgresql.auto.conf", "postgresql.auto.conf.new", "postgresql.auto.conf.holdfast"),
+        *(f"holdfast-recovery/run/{name}" for name in ("pg_hba.conf", "pg_ident.conf", "postgresql.conf")),
+        "holdfast-recovery/run/pg_ident.conf.new",
+        "holdfast-recovery/run/server.log",
+    ],
+)
+def test_root_follows_no_link_that_the_servers_user_laid(
+    servers: Servers, small: Folder, socket_dirs: None, name: str
+) -> None:
+    require(os.geteuid() == 0, "only root runs servers as somebody else")
+    victim = servers.folder / f"victim-{name.replace('/', '-')}"
+    victim.write_text("root's own\n")
+    victim.chmod(0o600)
+    run_folder = small.data / "holdfast-recovery" / "run"
+    run_folder.mkdir(exist_ok=True)
+    give(run_folder)
+    (small.data / name).unlink(missing_ok=True)
+    (small.data / name).symlink_to(victim)
+    os.chown(small.data / name, *_ids(small.data), follow_symlinks=False)
+    with contextlib.suppress(HoldfastError):  # where the server itself needs what the link hides
+        instance, _recovered = start(small)
+        instance.stop()
+    found = victim.stat()
+    assert (victim.read_text(), found.st_uid, found.st_mode & 0o777) == ("root's own\n", 0, 0o600)
+    content = (small.data / name).read_bytes() if not (small.data / name).is_symlink() else b""
+    assert b"root's own" not in content
+    victim.unlink()
+
+
+def _ids(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_uid, found.st_gid
 
 
 def test_binaries_of_another_version_are_refused_by_the_server(small: Folder, socket_dirs: None) -> None:

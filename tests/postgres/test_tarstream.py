@@ -71,6 +71,15 @@ def test_a_wrong_header_and_bytes_after_the_end_are_damaged() -> None:
         _read(ARCHIVE + b"x", [])
 
 
+def test_a_negative_size_is_damaged() -> None:
+    header = tarfile.TarInfo("x")
+    block = bytearray(header.tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = (-1024).to_bytes(12, "big", signed=True)
+    block[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(block))[0]  # type: ignore[attr-defined]
+    with pytest.raises(Damaged, match="x has a negative size"):
+        _read(bytes(block) + bytes(1024), [])
+
+
 def test_content_is_not_copied() -> None:
     data = bytearray(ARCHIVE)
     stream = TarStream("base.tar", iter([memoryview(data)]))

@@ -7,11 +7,12 @@ that reads.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -21,8 +22,11 @@ from holdfast.messages import _
 
 if TYPE_CHECKING:
     from holdfast.cli.session import Session
+    from holdfast.repository.opening import Pin
     from holdfast.repository.repository import Repository
     from holdfast.wiring import Wiring
+
+Value = TypeVar("Value")
 
 PASSPHRASE_VARIABLE = "HOLDFAST_PASSPHRASE"  # noqa: S105  a name, not a secret
 _SECRET_OPTIONS = {"access_key_secret": "AWS_SECRET_ACCESS_KEY", "session_token": "AWS_SESSION_TOKEN"}
@@ -33,6 +37,12 @@ RepositoryName = Annotated[
 FromUrl = Annotated[
     str | None,
     typer.Option("--from", metavar="URL", help=_("The repository's URL: no configuration is needed then.")),
+]
+RepositoryId = Annotated[
+    str | None, typer.Option("--id", metavar="ID", help=_("With --from: its id in the recovery kit; no other opens."))
+]
+RepositoryKey = Annotated[
+    str | None, typer.Option("--key", metavar="ID", help=_("With --from and --id: its key's id in the recovery kit."))
 ]
 StoreOptions = Annotated[
     list[str] | None,
@@ -55,12 +65,16 @@ class Opened:
     repository: Repository
     wiring: Wiring | None
     """None on a bare machine."""
+    pinned: bool
+    """Whether it is known to be the one that is meant; else it is whatever lies at the URL and the secret opens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
     name: str | None
     url: str | None
+    id: str | None
+    key: str | None
     options: Sequence[str]
     passphrase_file: Path | None
     recovery_key_file: Path | None
@@ -74,14 +88,21 @@ class Access:
                 raise UsageError(
                     _("--option goes with --from"), hint=_("Options of a configured repository stand in holdfast.toml.")
                 )
+            if self.id or self.key:
+                raise UsageError(
+                    _("--id and --key go with --from"),
+                    hint=_("Those of a configured repository stand in holdfast.toml."),
+                )
             wiring = session.wiring()
-            return Opened(repository=wiring.repository(self.name, secret=self._from_file()), wiring=wiring)
+            repository = wiring.repository(self.name, secret=self._from_file())
+            return Opened(repository=repository, wiring=wiring, pinned=True)
         if self.name is not None:
             raise UsageError(_("give either --from or --repository"))
-        return Opened(repository=self._open_url(session, self.url), wiring=None)
+        pin = self._pin()
+        return Opened(repository=self._open_url(session, self.url, pin), wiring=None, pinned=pin is not None)
 
-    def _open_url(self, session: Session, url: str) -> Repository:
-        options = dict(map(_option, self.options))
+    def _open_url(self, session: Session, url: str, pin: Pin | None) -> Repository:
+        options = once("--option", map(_option, self.options))
         secret = self._from_file()
         if secret is None:
             secret = os.environ.get(PASSPHRASE_VARIABLE)
@@ -105,11 +126,23 @@ class Access:
             url,
             options,
             secret,
-            pin=None,
+            pin=pin,
             clock=SystemClock(),
             stopped=interruption.requested,
             trying_again=session.trying_again(),
         )
+
+    def _pin(self) -> Pin | None:
+        if self.id is None and self.key is None:
+            return None
+        if self.id is None or self.key is None:
+            raise UsageError(
+                _("give both --id and --key, or neither"),
+                hint=_("The recovery kit has both, and so has holdfast.toml under [repository.NAME]."),
+            )
+        from holdfast.repository.opening import Pin
+
+        return Pin(repository=_id("--id", self.id), key=_id("--key", self.key))
 
     def _from_file(self) -> str | None:
         path = self.passphrase_file or self.recovery_key_file
@@ -128,6 +161,28 @@ def as_url(text: str) -> str:
     for character, quoted in (("%", "%25"), ("?", "%3F"), ("#", "%23")):
         path = path.replace(character, quoted)
     return f"file://{path}"
+
+
+def once(option: str, pairs: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """The values by their names. ``UsageError`` for a name that comes twice: which one is meant is anybody's guess."""
+    found: dict[str, Value] = {}
+    for name, value in pairs:
+        if name in found:
+            raise UsageError(
+                _("{option} {name}=… is given twice").format(option=option, name=name), hint=_("Give it once.")
+            )
+        found[name] = value
+    return found
+
+
+def _id(option: str, text: str) -> str:
+    found = text.strip().lower()
+    if not re.fullmatch("[0-9a-f]{32}", found):
+        raise UsageError(
+            _("{option} {text} is not an id of 32 digits, 0 to 9 and a to f").format(option=option, text=text),
+            hint=_("Copy it from the recovery kit, or from holdfast.toml."),
+        )
+    return found
 
 
 def _option(text: str) -> tuple[str, str]:

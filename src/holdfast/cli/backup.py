@@ -13,7 +13,7 @@ from holdfast.cli.access import RepositoryName
 from holdfast.cli.app import App
 from holdfast.cli.output import error_document
 from holdfast.cli.session import Session
-from holdfast.errors import HoldfastError, Interrupted, UsageError
+from holdfast.errors import DONE_WITH_WARNINGS, HoldfastError, Interrupted, UsageError
 from holdfast.messages import _, ngettext
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from holdfast.repository.repository import Repository
     from holdfast.repository.snapshots import Snapshot
     from holdfast.wiring import Wiring
-
-DONE_WITH_WARNINGS = 3
 
 
 def register(app: App) -> None:
@@ -32,7 +30,7 @@ def register(app: App) -> None:
 def backup(
     ctx: typer.Context,
     *,
-    sources: Annotated[list[str] | None, typer.Argument(metavar="[SOURCE]...", show_default=False)] = None,
+    sources: Annotated[list[str] | None, typer.Argument(metavar="SOURCE", show_default=False)] = None,
     repository: RepositoryName = None,
     tier: Annotated[str | None, typer.Option("--tier", metavar="TIER", help=_("Not built yet."))] = None,
 ) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from holdfast.cli.access import StoreOptions, as_url
+from holdfast.cli.access import as_url
 from holdfast.cli.app import App
 from holdfast.cli.credentials import new_passphrase, offer_recovery_key, write_secret
 from holdfast.cli.initial import Wanted, ask_for_missing, refuse_other, store_options, text_of, without_password
@@ -71,7 +71,14 @@ def init(
     repository: Annotated[
         str | None, typer.Option("--repository", metavar="NAME", help=_("What the repository is called."))
     ] = None,
-    option: StoreOptions = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--option",
+            metavar="NAME=VALUE",
+            help=_("Of an object store: endpoint, region, addressing. Credentials come from AWS_… variables."),
+        ),
+    ] = None,
     passphrase_file: Annotated[
         Path | None,
         typer.Option("--passphrase-file", metavar="FILE", help=_("Holds the passphrase; made if it is not there.")),
@@ -84,7 +91,10 @@ def init(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help=_("Ask nothing."))] = False,
 ) -> None:
+    from holdfast.cli.server_access import warn_of_passwords
+
     session = Session.of(ctx)
+    warn_of_passwords(session.output, {"--connection": connection, "--admin": admin})
     wanted = Wanted(
         source=source,
         connection=connection,

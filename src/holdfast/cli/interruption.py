@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM end the process within a second, whatever hangs.
+"""SIGINT, SIGTERM and SIGHUP (a terminal or connection that is gone) end the process within a second, whatever hangs.
 
 The signal raises ``KeyboardInterrupt`` in the main thread, so that ``with`` and ``finally`` do their work; a watcher,
 woken by the signal itself, ends the process if that takes longer than it may (the main thread may sit in a library's
@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -23,7 +23,10 @@ from holdfast.messages import _
 GRACE_SECONDS = 0.8
 """How long an interrupted command may tidy up."""
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INSISTING = (signal.SIGINT, signal.SIGTERM)
+"""As a second signal. A terminal that is gone says so twice, through the kernel and the shell: nobody insists."""
+
 _allowed: list[float] = [GRACE_SECONDS]
 _sockets: list[socket.socket] = []
 _requested = threading.Event()
@@ -31,12 +34,14 @@ _last_words: list[str] = []
 
 
 def install() -> None:
-    """Takes over SIGINT and SIGTERM; from the main thread, once."""
+    """Takes over the signals; from the main thread, once. A SIGHUP that is ignored, as by ``nohup``, stays so."""
     receiving, sending = socket.socketpair()
     sending.setblocking(False)
     _sockets.extend((receiving, sending))
     signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
     for number in _ENDING:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
         signal.signal(number, _interrupt)
     threading.Thread(target=_watch, args=(receiving,), name="interruption", daemon=True).start()
 
@@ -74,23 +79,25 @@ def end_now() -> NoReturn:
     os._exit(Interrupted.exit_code)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  the signal module's signature
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  the signal module's signature
+    if number == signal.SIGHUP and _requested.is_set():
+        return
     _requested.set()
     raise KeyboardInterrupt
 
 
 def _watch(receiving: socket.socket) -> None:
-    _next_ending(receiving)
+    _next_of(_ENDING, receiving)
     receiving.settimeout(max(_allowed))
     with suppress(TimeoutError):
-        _next_ending(receiving)
+        _next_of(_INSISTING, receiving)
     with suppress(OSError):
         told = "\n".join(["", _("holdfast: interrupted"), *_last_words[-1:], ""])
         os.write(2, told.encode("utf-8", "backslashreplace"))  # the streams' own locks may be held by whoever hangs
     os._exit(Interrupted.exit_code)
 
 
-def _next_ending(receiving: socket.socket) -> None:
-    """Returns when one of the signals has come that end the process. Raises ``TimeoutError``."""
-    while receiving.recv(1)[0] not in _ENDING:
+def _next_of(numbers: Sequence[int], receiving: socket.socket) -> None:
+    """Returns when one of these signals has come. Raises ``TimeoutError``."""
+    while receiving.recv(1)[0] not in numbers:
         pass

@@ -87,6 +87,7 @@ def _connections(wiring: Wiring) -> dict[str, str]:
 def _repository(wiring: Wiring, name: str, missing: list[str]) -> KitRepository:
     """What cannot be asked now is named in ``missing``: half a kit is better than none."""
     from holdfast.jobs.kit import KitRepository, newest_of_each
+    from holdfast.jobs.records import unreadable
 
     configured = wiring.configuration.repository[name]
     options = {key: value for key in ("endpoint", "region", "addressing") if (value := getattr(configured, key))}
@@ -95,7 +96,9 @@ def _repository(wiring: Wiring, name: str, missing: list[str]) -> KitRepository:
     snapshots = 0
     try:
         key_objects = wiring.key_objects(name)
-        sources, snapshots = newest_of_each(wiring.repository(name))
+        records = wiring.repository(name).records()
+        sources, snapshots = newest_of_each(records), len(records.snapshots)
+        missing += (_("repository {name}: {reason}").format(name=name, reason=text) for text in unreadable(records))
     except HoldfastError as error:
         missing.append(_("repository {name}: {reason}").format(name=name, reason=error))
     return KitRepository(
@@ -175,6 +178,7 @@ def _repository_lines(repository: KitRepository, zone: tzinfo) -> Iterator[str]:
             repository, source.name, target=target, secret=("--passphrase-file", "/root/secret")
         )
         yield _("      With the recovery key: --recovery-key-file instead of --passphrase-file.")
+        yield _("      --id and --key refuse any other repository that may lie there by then.")
     if not repository.sources:
         yield _("      No snapshot of a PostgreSQL cluster was in it when this kit was made.")
 

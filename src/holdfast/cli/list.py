@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import human
-from holdfast.cli.access import Access, FromUrl, PassphraseFile, RecoveryKeyFile, RepositoryName, StoreOptions
+from holdfast.cli.access import (
+    Access,
+    FromUrl,
+    PassphraseFile,
+    RecoveryKeyFile,
+    RepositoryId,
+    RepositoryKey,
+    RepositoryName,
+    StoreOptions,
+)
 from holdfast.cli.app import App
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import gone_text, snapshot_document, warn_of_unreadable
+from holdfast.cli.snapshots import gone_text, snapshot_document, unreadable_document, warn_of_unreadable
 from holdfast.errors import Damaged, UsageError
 from holdfast.messages import _
 
@@ -27,9 +36,11 @@ def register(app: App) -> None:
 def list_snapshots(
     ctx: typer.Context,
     *,
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", show_default=False)] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", show_default=False)] = None,
     repository: RepositoryName = None,
     from_url: FromUrl = None,
+    repository_id: RepositoryId = None,
+    repository_key: RepositoryKey = None,
     option: StoreOptions = None,
     passphrase_file: PassphraseFile = None,
     recovery_key_file: RecoveryKeyFile = None,
@@ -40,6 +51,8 @@ def list_snapshots(
     opened = Access(
         name=repository,
         url=from_url,
+        id=repository_id,
+        key=repository_key,
         options=option or (),
         passphrase_file=passphrase_file,
         recovery_key_file=recovery_key_file,
@@ -57,8 +70,10 @@ def list_snapshots(
     session.output.result(
         {
             "repository": opened.repository.url,
+            "repository_id": opened.repository.id,
+            "repository_key": opened.repository.key_id,
             "snapshots": [snapshot_document(snapshot) for snapshot in shown],
-            "unreadable": [{"name": problem.name, "what": problem.what} for problem in records.problems],
+            "unreadable": unreadable_document(records),
             "gone": list(gone),
         },
         lambda: _show(session, shown, opened.repository.url),

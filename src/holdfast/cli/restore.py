@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import interruption
-from holdfast.cli.access import Access, FromUrl, PassphraseFile, RecoveryKeyFile, RepositoryName, StoreOptions
+from holdfast.cli.access import (
+    Access,
+    FromUrl,
+    PassphraseFile,
+    RecoveryKeyFile,
+    RepositoryId,
+    RepositoryKey,
+    RepositoryName,
+    StoreOptions,
+    once,
+)
 from holdfast.cli.app import App
 from holdfast.cli.restore_shown import (
     plan_document,
@@ -26,7 +36,7 @@ from holdfast.cli.restore_shown import (
     started_document,
 )
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import warn_of_unreadable
+from holdfast.cli.snapshots import choose, told, unreadable_document
 from holdfast.errors import HoldfastError, Interrupted, UsageError
 from holdfast.messages import _
 
@@ -42,6 +52,13 @@ START_GRACE_SECONDS = 30.0
 """How long an interrupted start may take to stop the server that it had started."""
 
 
+def _folder(text: str) -> Path:
+    """An empty text, as a variable that is not set gives, would be the working directory."""
+    if not text:
+        raise UsageError(_("--to names no folder"), hint=_("Name a folder that does not exist yet: --to DIR."))
+    return Path(text)
+
+
 def register(app: App) -> None:
     app.command("restore", help=_("Bring a snapshot of SOURCE back into an empty folder."))(restore)
 
@@ -49,8 +66,11 @@ def register(app: App) -> None:
 def restore(
     ctx: typer.Context,
     *,
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", show_default=False)] = None,
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help=_("An empty folder, or one that is not there yet."))],
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", show_default=False)] = None,
+    to: Annotated[
+        Path,
+        typer.Option("--to", metavar="DIR", parser=_folder, help=_("An empty folder, or one that is not there yet.")),
+    ],
     at: Annotated[
         str, typer.Option("--at", metavar="TARGET", help=_("snapshot:LABEL or snapshot:ID."))
     ] = "snapshot:latest",
@@ -68,46 +88,53 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help=_("Show the plan, and touch nothing."))] = False,
     repository: RepositoryName = None,
     from_url: FromUrl = None,
+    repository_id: RepositoryId = None,
+    repository_key: RepositoryKey = None,
     option: StoreOptions = None,
     passphrase_file: PassphraseFile = None,
     recovery_key_file: RecoveryKeyFile = None,
 ) -> None:
-    from holdfast.jobs.restore import plan_restore
+    from holdfast.jobs.restore import plan_restore, unfinished
     from holdfast.jobs.restore import restore as carry_out
     from holdfast.jobs.start import plan_start
     from holdfast.repository.reader import SnapshotReader
 
     session = Session.of(ctx)
     wanted = snapshot_wanted(at)
-    mapping = dict(map(_tablespace, tablespace or ()))
+    mapping = once("--tablespace", map(_tablespace, tablespace or ()))
     opened = Access(
         name=repository,
         url=from_url,
+        id=repository_id,
+        key=repository_key,
         options=option or (),
         passphrase_file=passphrase_file,
         recovery_key_file=recovery_key_file,
     ).open(session)
     records = opened.repository.records()
-    warn_of_unreadable(session.output, records)
-    snapshot = choose_snapshot(records, source, wanted)
+    snapshot = told(session.output, records, lambda: choose_snapshot(records, source, wanted))
     reader = SnapshotReader(opened.repository)
     plan = plan_restore(snapshot, reader, to, tablespaces=mapping, owner=owner)
+    if binaries is not None:
+        _refuse_other_programs(binaries, plan.facts.server_version_num // 10000)
     folders = [folder for folder in (binaries, _configured_bin(opened.wiring, snapshot.source)) if folder]
     start_plan = plan_start(plan, folders) if start else None
-    show_plan(session, plan, start_plan, opened.repository.url)
-    document: dict[str, object] = {"plan": plan_document(plan), "restored": not dry_run}
+    show_plan(session, plan, start_plan, opened)
+    document: dict[str, object] = {
+        "plan": plan_document(plan),
+        "repository": opened.repository.url,
+        "repository_id": opened.repository.id,
+        "repository_key": opened.repository.key_id,
+        "restored": not dry_run,
+        "unreadable": unreadable_document(records),
+    }
     if dry_run:
         session.output.result(document, lambda: session.output.line(_("Nothing was touched.")))
         return
     clock = _clock()
     began = clock.monotonic()
-    try:
-        with interruption.last_words(_unfinished(plan)), session.progress() as progress:
-            carry_out(plan, reader, progress=progress)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            _("stopped; {path} is not complete").format(path=plan.target), hint=_unfinished(plan)
-        ) from None
+    with interruption.last_words(unfinished(plan)), session.progress() as progress:
+        carry_out(plan, reader, progress=progress)
     took = timedelta(seconds=clock.monotonic() - began)
     document |= {"took": took, "bytes_per_second": rate(plan, took)}
     show_done(session, plan, took)
@@ -145,21 +172,19 @@ def snapshot_wanted(at: str) -> str:
 
 
 def choose_snapshot(records: Records, source: str | None, wanted: str) -> Snapshot:
-    """Pure. Raises ``UsageError`` where it is not clear which is meant."""
-    from holdfast.repository.snapshots import select
-
+    """Pure. Raises ``UsageError`` where it is not clear which is meant, and ``Damaged`` as ``choose`` does."""
     sources = sorted({snapshot.source for snapshot in records.snapshots})
     if source is None and wanted == "latest" and len(sources) > 1:
         raise UsageError(
             _("which source? the repository holds {names}").format(names=", ".join(sources)),
             hint=_("Name it: holdfast restore {name} --to …").format(name=sources[0]),
         )
-    if source is not None and sources and source not in sources:
+    if source is not None and sources and source not in sources and not records.problems:
         raise UsageError(
             _("the repository holds no snapshot of {name}").format(name=source),
             hint=_("It holds snapshots of: {names}.").format(names=", ".join(sources)),
         )
-    return select(records.snapshots, wanted, source=source)
+    return choose(records, wanted, source=source, naming="--at snapshot:ID")
 
 
 def _tablespace(text: str) -> tuple[str, Path]:
@@ -172,17 +197,32 @@ def _tablespace(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
+def _refuse_other_programs(folder: Path, major: int) -> None:
+    """``UsageError`` for a ``--bin`` that would be passed over: it does not hold what the snapshot needs."""
+    from holdfast.postgres.binaries import version_of
+
+    found = version_of(folder)
+    if found == major:
+        return
+    if found is None:
+        what = _("--bin {folder} does not hold postgres, pg_ctl and initdb").format(folder=folder)
+    else:
+        what = _("--bin {folder} holds PostgreSQL {found}, and the snapshot runs with {major} alone").format(
+            folder=folder, found=found, major=major
+        )
+    raise UsageError(
+        what,
+        hint=_(
+            "Name the folder of the programs of PostgreSQL {major}, or leave out --bin: PATH and the usual folders "
+            "are looked in."
+        ).format(major=major),
+    )
+
+
 def _clock() -> SystemClock:
     from holdfast.clock import SystemClock
 
     return SystemClock()
-
-
-def _unfinished(plan: RestorePlan) -> str:
-    folders = " ".join(shlex.quote(str(folder)) for folder in (plan.target, *plan.tablespaces.values()))
-    return _("Nothing else was touched. Remove what is unfinished, then run the same command again: {command}").format(
-        command=f"rm -r -- {folders}"
-    )
 
 
 def _start_command(plan: RestorePlan, folders: Sequence[Path]) -> Sequence[str]:
@@ -197,13 +237,25 @@ def _start_command(plan: RestorePlan, folders: Sequence[Path]) -> Sequence[str]:
 
 
 def _start(session: Session, plan: RestorePlan, start_plan: StartPlan) -> Started:
-    from holdfast.jobs.start import start
+    from holdfast.jobs.start import start, stop_command
+    from holdfast.postgres.instance import is_running_on
 
+    stop = shlex.join(stop_command(plan.target, start_plan.binaries, start_plan.account))
+    stopping = _("Stop it with: {command}").format(command=stop)
+    may_run = _("{path} is restored, and a server may run on it").format(path=plan.target)
     try:
-        with interruption.grace(START_GRACE_SECONDS), session.progress() as progress:
+        with (
+            interruption.grace(START_GRACE_SECONDS),
+            interruption.last_words(f"{may_run}. {stopping}"),
+            session.progress() as progress,
+        ):
             progress.begin(_("starting PostgreSQL on {path}").format(path=plan.target))
             return start(plan, start_plan, clock=_clock(), stopped=interruption.requested)
     except KeyboardInterrupt:
+        if is_running_on(plan.target):
+            raise Interrupted(
+                _("stopped; {path} is restored, and a server runs on it").format(path=plan.target), hint=stopping
+            ) from None
         raise Interrupted(
             _("stopped; {path} is restored, and no server runs on it").format(path=plan.target),
             hint=_("Start it with: {command}").format(command=shlex.join(_start_command(plan, [start_plan.binaries]))),

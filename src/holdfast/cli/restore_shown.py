@@ -15,6 +15,7 @@ from holdfast.cli.snapshots import snapshot_document
 from holdfast.messages import _, ngettext
 
 if TYPE_CHECKING:
+    from holdfast.cli.access import Opened
     from holdfast.jobs.restore import RestorePlan
     from holdfast.jobs.start import Started, StartPlan
 
@@ -30,7 +31,7 @@ def _free(folder: Path) -> int:
     return free_bytes(folder)[1]
 
 
-def show_plan(session: Session, plan: RestorePlan, start_plan: StartPlan | None, url: str) -> None:
+def show_plan(session: Session, plan: RestorePlan, start_plan: StartPlan | None, opened: Opened) -> None:
     from holdfast.jobs.start import concerns
 
     output, snapshot, facts = session.output, plan.snapshot, plan.facts
@@ -38,7 +39,8 @@ def show_plan(session: Session, plan: RestorePlan, start_plan: StartPlan | None,
     spaces = {space.oid: space for space in facts.tablespaces}
     output.pairs(
         [
-            (_("from"), url),
+            (_("from"), opened.repository.url),
+            (_("repository"), _repository(opened)),
             (_("snapshot"), f"{snapshot.label}  {snapshot.short_id}"),
             (
                 _("recovers to"),
@@ -59,6 +61,14 @@ def show_plan(session: Session, plan: RestorePlan, start_plan: StartPlan | None,
     )
     for concern in (*facts.bad_pages, *concerns(plan, machine=os.uname().machine, libc=_libc())):
         output.warning(concern)
+
+
+def _repository(opened: Opened) -> str:
+    """Its id and key; unpinned, whoever writes to the store may have put another there that the secret opens, too."""
+    text = _("{id}, key {key}")
+    if not opened.pinned:
+        text = _("{id}, key {key}: compare with the recovery kit, or give --id and --key")
+    return text.format(id=opened.repository.id, key=opened.repository.key_id)
 
 
 def _wal(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,6 +78,24 @@ def _quoted(value: str) -> str:
     if value and not any(character in value for character in " '\\\t"):
         return value
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def warn_of_passwords(output: Output, given: Mapping[str, str | None]) -> None:
+    """``given``: options of the command line, each with its connection string."""
+    from holdfast.postgres.connection import read_connection_string
+
+    for option, connection in given.items():
+        try:
+            words = read_connection_string(connection or "")
+        except HoldfastError:
+            continue  # told when it is used
+        if words.get("password"):
+            output.warning(
+                _(
+                    "the password in {option} can be read by everybody on this machine while this runs, and may stay "
+                    "in the shell's history: put it into ~/.pgpass instead, and change it if others are on this machine"
+                ).format(option=option)
+            )
 
 
 def tell(output: Output, connection: str) -> bool:

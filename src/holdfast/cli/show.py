@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import human
-from holdfast.cli.access import Access, FromUrl, PassphraseFile, RecoveryKeyFile, RepositoryName, StoreOptions
+from holdfast.cli.access import (
+    Access,
+    FromUrl,
+    PassphraseFile,
+    RecoveryKeyFile,
+    RepositoryId,
+    RepositoryKey,
+    RepositoryName,
+    StoreOptions,
+)
 from holdfast.cli.app import App
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import snapshot_document, warn_of_unreadable
+from holdfast.cli.snapshots import choose, snapshot_document, told, unreadable_document
 from holdfast.messages import _, ngettext
 
 if TYPE_CHECKING:
@@ -34,28 +43,34 @@ def show(
     files: Annotated[bool, typer.Option("--files", help=_("List what it holds."))] = False,
     repository: RepositoryName = None,
     from_url: FromUrl = None,
+    repository_id: RepositoryId = None,
+    repository_key: RepositoryKey = None,
     option: StoreOptions = None,
     passphrase_file: PassphraseFile = None,
     recovery_key_file: RecoveryKeyFile = None,
 ) -> None:
     from holdfast.postgres.facts import BackupFacts
     from holdfast.repository.reader import SnapshotReader
-    from holdfast.repository.snapshots import select
 
     session = Session.of(ctx)
     opened = Access(
         name=repository,
         url=from_url,
+        id=repository_id,
+        key=repository_key,
         options=option or (),
         passphrase_file=passphrase_file,
         recovery_key_file=recovery_key_file,
     ).open(session)
     records = opened.repository.records()
-    warn_of_unreadable(session.output, records)
-    snapshot = select(records.snapshots, wanted)
+    snapshot = told(session.output, records, lambda: choose(records, wanted))
     facts = BackupFacts.from_json(snapshot.facts) if snapshot.source_type == "postgres" else None
     entries = list(SnapshotReader(opened.repository).entries(snapshot)) if files else []
-    document: dict[str, object] = {**snapshot_document(snapshot), "facts": snapshot.facts}
+    document: dict[str, object] = {
+        **snapshot_document(snapshot),
+        "facts": snapshot.facts,
+        "unreadable": unreadable_document(records),
+    }
     if files:
         document["files"] = [_entry_document(stored) for stored in entries]
 

@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import human
-from holdfast.cli.access import Access, FromUrl, PassphraseFile, RecoveryKeyFile, RepositoryName, StoreOptions
+from holdfast.cli.access import (
+    Access,
+    FromUrl,
+    PassphraseFile,
+    RecoveryKeyFile,
+    RepositoryId,
+    RepositoryKey,
+    RepositoryName,
+    StoreOptions,
+)
 from holdfast.cli.app import App
 from holdfast.cli.session import Session
-from holdfast.errors import Damaged
+from holdfast.cli.snapshots import choose, told
+from holdfast.errors import DONE_WITH_WARNINGS, Damaged
 from holdfast.messages import _, ngettext
 
 if TYPE_CHECKING:
@@ -31,28 +41,33 @@ def register(app: App) -> None:
 def verify(
     ctx: typer.Context,
     *,
-    snapshots: Annotated[list[str] | None, typer.Argument(metavar="[SNAPSHOT]...", show_default=False)] = None,
+    snapshots: Annotated[list[str] | None, typer.Argument(metavar="SNAPSHOT", show_default=False)] = None,
     quick: Annotated[bool, typer.Option("--quick", help=_("Only that everything is there; contents unread."))] = False,
     repository: RepositoryName = None,
     from_url: FromUrl = None,
+    repository_id: RepositoryId = None,
+    repository_key: RepositoryKey = None,
     option: StoreOptions = None,
     passphrase_file: PassphraseFile = None,
     recovery_key_file: RecoveryKeyFile = None,
 ) -> None:
     from holdfast.clock import SystemClock
     from holdfast.jobs.verify import verify as run
-    from holdfast.repository.snapshots import select
 
     session = Session.of(ctx)
     opened = Access(
         name=repository,
         url=from_url,
+        id=repository_id,
+        key=repository_key,
         options=option or (),
         passphrase_file=passphrase_file,
         recovery_key_file=recovery_key_file,
     ).open(session)
-    records = opened.repository.records() if snapshots else None
-    only = {select(records.snapshots, wanted).id for wanted in snapshots or ()} if records else set()
+    only: set[str] = set()
+    if snapshots:
+        records = opened.repository.records()
+        only = {one.id for one in told(session.output, records, lambda: [choose(records, name) for name in snapshots])}
     clock = SystemClock()
     began = clock.monotonic()
     with session.progress() as progress:
@@ -64,6 +79,8 @@ def verify(
     )
     if not found.good:
         raise typer.Exit(Damaged.exit_code)
+    if not found.snapshots and found.unneeded:
+        raise typer.Exit(DONE_WITH_WARNINGS)
 
 
 def _document(found: Verification, url: str, took: timedelta, *, quick: bool) -> dict[str, object]:
@@ -75,6 +92,8 @@ def _document(found: Verification, url: str, took: timedelta, *, quick: bool) ->
         "objects": found.objects,
         "read_bytes": found.read,
         "took": took,
+        "unneeded_packs": found.unneeded,
+        "mended": [{"object": problem.name, "what": problem.what} for problem in found.mended],
         "problems": [{"object": problem.name, "what": problem.what} for problem in found.problems],
         "touched": [
             {"snapshot": touched.snapshot.id, "label": touched.snapshot.label, "path": touched.path, "why": touched.why}
@@ -95,6 +114,18 @@ def _show(output: Output, found: Verification, url: str, took: timedelta, *, qui
             url=url, snapshots=snapshots, objects=objects, size=human.size(found.read), duration=human.duration(took)
         )
     )
+    for problem in found.mended:
+        output.note(_("{what}; all of it is whole in other packs").format(what=problem.what))
+    if found.unneeded:
+        text = ngettext(
+            "{number} pack is needed by no snapshot: an interrupted backup left it, or records are gone",
+            "{number} packs are needed by no snapshot: an interrupted backup left them, or records are gone",
+            found.unneeded,
+        )
+        output.note(text.format(number=found.unneeded))
+    if found.good and not found.snapshots:
+        output.line(_("There is no snapshot."))
+        return
     if found.good:
         output.line(_("Everything is there.") if quick else _("Everything is as it was written."))
         return
@@ -109,8 +140,8 @@ def _show(output: Output, found: Verification, url: str, took: timedelta, *, qui
     output.line(_("A snapshot that can be read and is not named above is whole: restore from that one."))
     output.line(
         _(
-            "Take a new one (holdfast backup) and verify it; if it reuses what is damaged, put a new [repository.NAME] "
-            "into holdfast.toml, run holdfast init, and back up there."
+            "Take a new one (holdfast backup): it stores again what is damaged and still the same at the source, "
+            "which mends older snapshots too. Then verify again."
         )
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import tzinfo
+from datetime import datetime, tzinfo
 
 from holdfast import __version__
 from holdfast.clock import Clock
 from holdfast.entry import Block
 from holdfast.errors import Interrupted
 from holdfast.jobs.progress import Progress
+from holdfast.jobs.records import from_the_future, future_text, unreadable
 from holdfast.messages import _
 from holdfast.postgres.basebackup import base_backup
 from holdfast.postgres.facts import BackupFacts
@@ -42,6 +43,7 @@ def take_snapshot(
     """
     started = clock.now()
     label = f"{source.name}_{started.astimezone(zone):%Y%m%d_%H%M%S}"
+    concerns = _concerns(repository, started.astimezone(zone))
     progress.begin(_("reading the index of {url}").format(url=repository.url))
     with SnapshotWriter(repository) as writer:
         try:
@@ -58,7 +60,7 @@ def take_snapshot(
                     started=started,
                     host=host,
                     holdfast_version=__version__,
-                    warnings=_warnings(backup.facts),
+                    warnings=(*_warnings(backup.facts), *concerns),
                     facts=backup.facts.to_json(),
                 )
             return writer.publish(about)
@@ -74,6 +76,13 @@ def take_snapshot(
                 ),
                 hint=_("The next backup reuses them. Older snapshots are untouched."),
             ) from None
+
+
+def _concerns(repository: Repository, now: datetime) -> tuple[str, ...]:
+    """What was wrong with the repository's other snapshots when this one was begun."""
+    records = repository.records()
+    future = (future_text(snapshot, now) for snapshot in from_the_future(records, now))
+    return (*unreadable(records), *future)
 
 
 def _warnings(facts: BackupFacts) -> tuple[str, ...]:

@@ -15,11 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 from holdfast.errors import HoldfastError, NotReachable, ObjectMissing
 from holdfast.filesystem.write import free_bytes
+from holdfast.jobs.records import from_the_future, future_text, unreadable
 from holdfast.messages import _
 from holdfast.postgres.binaries import find_binaries
 from holdfast.postgres.connection import Server, connect, sql_errors
 from holdfast.postgres.requirements import Finding, Status, check_server
 from holdfast.repository.repository import Repository
+from holdfast.repository.snapshots import select
 
 LOW_SHARE = 0.05
 LOW_BYTES = 2**30
@@ -66,6 +68,12 @@ def _programs(major: int, folders: Sequence[Path]) -> Finding:
         what = _("this machine cannot start what it restores: {reason}").format(reason=error)
         return Finding(name="programs", status=Status.WARNING, what=what, remedy=error.hint)
     what = _("the programs of PostgreSQL {major} are in {folder}").format(major=major, folder=found)
+    if folders and found not in folders:
+        what = _("{folders} does not hold PostgreSQL {major}; its programs are in {found}").format(
+            folders=", ".join(map(str, folders)), major=major, found=found
+        )
+        remedy = _("Mend the source's bin in holdfast.toml, or leave it out.")
+        return Finding(name="programs", status=Status.WARNING, what=what, remedy=remedy)
     return Finding(name="programs", status=Status.OK, what=what)
 
 
@@ -124,14 +132,27 @@ def _exclusive(repository: Repository) -> Finding:
 
 
 def _records(repository: Repository) -> list[Finding]:
-    records = repository.records()
+    records, now = repository.records(), repository.clock.now()
+    found = [
+        Finding(
+            name="clock",
+            status=Status.WARNING,
+            what=future_text(snapshot, now),
+            remedy=_("Compare the clocks of both machines: timedatectl"),
+        )
+        for snapshot in from_the_future(records, now)
+    ]
     if records.problems:
-        what = _("{name} cannot be read").format(name=", ".join(problem.name for problem in records.problems))
-        return [Finding(name="snapshots", status=Status.FAILED, what=what, remedy=_("Run: holdfast verify"))]
-    if not records.snapshots:
-        return [Finding(name="snapshots", status=Status.OK, what=_("no snapshot yet"))]
-    what = _("the newest snapshot is {label}").format(label=records.snapshots[-1].label)
-    return [Finding(name="snapshots", status=Status.OK, what=what)]
+        remedy = _("Run: holdfast verify")
+        found += [
+            Finding(name="snapshots", status=Status.FAILED, what=what, remedy=remedy) for what in unreadable(records)
+        ]
+    elif not records.snapshots:
+        found.append(Finding(name="snapshots", status=Status.OK, what=_("no snapshot yet")))
+    else:
+        what = _("the newest snapshot is {label}").format(label=select(records.snapshots, "latest").label)
+        found.append(Finding(name="snapshots", status=Status.OK, what=what))
+    return found
 
 
 def check_disk(url: str, data_directories: Sequence[Path]) -> list[Finding]:

@@ -13,7 +13,8 @@ from datetime import datetime
 
 from holdfast import __version__
 from holdfast.postgres.facts import BackupFacts
-from holdfast.repository.repository import Repository
+from holdfast.repository.repository import Records
+from holdfast.repository.snapshots import select
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +63,12 @@ class Kit:
     """What could not be asked while the kit was made."""
 
 
-def newest_of_each(repository: Repository) -> tuple[tuple[KitSource, ...], int]:
-    """The newest snapshot of each PostgreSQL source, and how many snapshots there are in all."""
-    snapshots = repository.records().snapshots
-    newest = {snapshot.source: snapshot for snapshot in snapshots if snapshot.source_type == "postgres"}
+def newest_of_each(records: Records) -> tuple[KitSource, ...]:
+    """The newest snapshot of each PostgreSQL source, of those that can be read."""
+    names = {snapshot.source for snapshot in records.snapshots if snapshot.source_type == "postgres"}
     found = []
-    for name, snapshot in sorted(newest.items()):
+    for name in sorted(names):
+        snapshot = select(records.snapshots, "latest", source=name)
         facts = BackupFacts.from_json(snapshot.facts)
         libraries = (facts.shared_preload_libraries or "").split(",")
         found.append(
@@ -84,7 +85,7 @@ def newest_of_each(repository: Repository) -> tuple[tuple[KitSource, ...], int]:
                 tablespaces=tuple(f"{space.name or space.oid}: {space.location}" for space in facts.tablespaces),
             )
         )
-    return tuple(found), len(snapshots)
+    return tuple(found)
 
 
 def install_commands(majors: Sequence[int], version: str = __version__) -> list[str]:
@@ -100,6 +101,8 @@ def install_commands(majors: Sequence[int], version: str = __version__) -> list[
 def restore_command(repository: KitRepository, source: str, *, target: str, secret: Sequence[str]) -> str:
     """``secret``: the option that names the secret's file."""
     options = [word for name, value in repository.options.items() for word in ("--option", f"{name}={value}")]
+    if repository.id and repository.key:
+        options += ["--id", repository.id, "--key", repository.key]
     return shlex.join(
         [
             *("/opt/holdfast/bin/holdfast", "restore", source, "--from", repository.url, *options),

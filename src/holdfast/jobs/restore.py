@@ -11,17 +11,18 @@ from __future__ import annotations
 import os
 import pwd
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from holdfast.entry import Entry, EntryKind
-from holdfast.errors import Refused, UsageError
-from holdfast.filesystem.write import FileSink, FolderWriter, Owner, refuse_unless_empty, refuse_unless_room
+from holdfast.errors import Damaged, HoldfastError, Interrupted, Refused, UsageError
+from holdfast.filesystem.root import MARKER, Owner, refuse_unless_empty, removal
+from holdfast.filesystem.write import FileSink, FolderWriter, Placement, refuse_unless_room
 from holdfast.jobs.progress import Progress
 from holdfast.messages import _
-from holdfast.postgres.accounts import Account, server_account
+from holdfast.postgres.accounts import Account, database_account
 from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.lsn import history_timeline, is_segment_name
 from holdfast.postgres.manifest import MANIFEST
@@ -44,8 +45,8 @@ from holdfast.repository.trees import Content, load_content
 CONTROL_FILE = "global/pg_control"
 _TABLESPACES = "pg_tblspc/"
 _WAL = "pg_wal/"
-_REPLACED = frozenset({AUTO_CONF, "tablespace_map", "recovery.signal", *LEFT_BEHIND})
-"""Files of the snapshot that recovery has its own version of."""
+_REPLACED = frozenset({AUTO_CONF, "tablespace_map", "recovery.signal", *LEFT_BEHIND, MARKER})
+"""Files of the snapshot that the restore has its own version of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ def plan_restore(
         raise UsageError(_("{label} is not a snapshot of a PostgreSQL cluster").format(label=snapshot.label))
     target = Path(os.path.abspath(target))  # noqa: PTH100  keeps symbolic links as the operator wrote them
     facts = BackupFacts.from_json(snapshot.facts)
+    _refuse_in_use(target)
     placed = _place_tablespaces(facts, target, tablespaces)
     for folder in (target, *placed.values()):
         refuse_unless_empty(folder)
@@ -86,6 +88,7 @@ def plan_restore(
     files, wal = 0, dict[str, Content]()
     for stored in reader.entries(snapshot):
         entry = stored.entry
+        _refuse_link(entry, snapshot)
         files += entry.kind is EntryKind.FILE
         needed[_root(entry.path, target, placed)] += entry.size
         if entry.path.startswith(_WAL) and entry.kind is EntryKind.FILE:
@@ -113,9 +116,32 @@ def plan_restore(
 
 
 def restore(plan: RestorePlan, reader: SnapshotReader, *, progress: Progress) -> None:
-    """Carries the plan out. When it returns, the folder is durable, complete, and recovers by itself when started."""
-    folder = FolderWriter(plan.target, place=_placement(plan), owner=plan.owner, wrote=progress.advance)
-    folder.begin(*plan.tablespaces.values())
+    """Carries the plan out. When it returns, the folder is durable, complete, and recovers by itself when started.
+
+    Once it has begun to write, what it raises has :func:`unfinished` in its hint; ``KeyboardInterrupt`` becomes
+    ``Interrupted`` then.
+    """
+    with FolderWriter(plan.target, place=_placement(plan), owner=plan.owner, wrote=progress.advance) as folder:
+        folder.begin(*plan.tablespaces.values())
+        try:
+            _fill(plan, reader, folder, progress)
+        except HoldfastError as error:
+            error.hint = " ".join(filter(None, (error.hint, unfinished(plan))))
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted(
+                _("stopped; {path} is not complete").format(path=plan.target), hint=unfinished(plan)
+            ) from None
+
+
+def unfinished(plan: RestorePlan) -> str:
+    """What to do with what a restore that did not end has left."""
+    return _("Nothing else was touched. Remove what is unfinished, then run the same command again: {command}").format(
+        command=removal((plan.target, *plan.tablespaces.values()))
+    )
+
+
+def _fill(plan: RestorePlan, reader: SnapshotReader, folder: FolderWriter, progress: Progress) -> None:
     progress.begin(_("restoring {label}").format(label=plan.snapshot.label), plan.snapshot.totals.content)
     own = [Entry(path=name, kind=EntryKind.DIRECTORY, mode=0o700) for name in (RECOVERY_DIR, WAL_DIR)]
     for entry in own:
@@ -146,14 +172,12 @@ def _lay_out(
             continue
         if entry.kind is EntryKind.DIRECTORY:
             folder.directory(entry)
-        elif entry.kind is EntryKind.SYMLINK:
-            folder.symlink(entry)
         elif entry.path == CONTROL_FILE:
             late.append((stored.content, folder.file(entry)))
         else:
             yield stored.content, folder.file(entry)
     for oid, place in plan.tablespaces.items():
-        folder.link(plan.target / _TABLESPACES / str(oid), place)
+        folder.link(f"{_TABLESPACES}{oid}", place)
 
 
 def _recovery_files(plan: RestorePlan, reader: SnapshotReader) -> dict[str, bytes]:
@@ -178,19 +202,19 @@ def _target(facts: BackupFacts) -> Target:
     return END_OF_WAL if facts.from_standby else CONSISTENT
 
 
-def _placement(plan: RestorePlan) -> Callable[[str], Path]:
+def _placement(plan: RestorePlan) -> Placement:
     """Where an entry goes: tablespaces to their folders, WAL to where recovery takes it from."""
 
-    def place(path: str) -> Path:
+    def place(path: str) -> tuple[Path, str]:
         if path.startswith(_TABLESPACES):
             oid, _slash, below = path.removeprefix(_TABLESPACES).partition("/")
             root = plan.tablespaces.get(int(oid)) if oid.isdecimal() else None
-            return plan.target / path if root is None else root / below
+            return (plan.target, path) if root is None else (root, below)
         if path.startswith(_WAL) and _is_wal(path.removeprefix(_WAL)):
-            return plan.target / WAL_DIR / path.removeprefix(_WAL)
+            return plan.target, f"{WAL_DIR}/{path.removeprefix(_WAL)}"
         if path == MANIFEST:
-            return plan.target / RECOVERY_DIR / MANIFEST
-        return plan.target / path
+            return plan.target, f"{RECOVERY_DIR}/{MANIFEST}"
+        return plan.target, path
 
     return place
 
@@ -205,6 +229,31 @@ def _root(path: str, target: Path, placed: Mapping[int, Path]) -> Path:
         oid = path.removeprefix(_TABLESPACES).partition("/")[0]
         return placed.get(int(oid), target) if oid.isdecimal() else target
     return target
+
+
+def _refuse_in_use(target: Path) -> None:
+    """The root of all folders; or one where a server was started on what an earlier restore left unfinished."""
+    if not target.name:
+        raise UsageError(
+            _("{path} cannot be restored into").format(path=target),
+            hint=_("Name a folder that does not exist yet, or an empty one: --to DIR."),
+        )
+    if os.path.lexists(target / "postmaster.pid"):
+        raise Refused(
+            _("a PostgreSQL server runs on {path}, or ran there until it crashed").format(path=target),
+            hint=_("Name another folder. Nothing was changed."),
+        )
+
+
+def _refuse_link(entry: Entry, snapshot: Snapshot) -> None:
+    """A base backup has none: the links of tablespaces are made anew."""
+    if entry.kind is EntryKind.SYMLINK:
+        raise Damaged(
+            _("snapshot {label} holds a symbolic link, {path}, where no cluster has one").format(
+                label=snapshot.label, path=entry.path
+            ),
+            hint=_("Restore another snapshot: `holdfast list`. Nothing was changed."),
+        )
 
 
 def _place_tablespaces(facts: BackupFacts, target: Path, mapping: Mapping[str, Path]) -> dict[int, Path]:
@@ -250,7 +299,7 @@ def _refuse_created_tablespaces(snapshot: Snapshot, reader: SnapshotReader, segm
 def _owner(name: str | None) -> tuple[Owner | None, str]:
     """Whom the restored files are given to, and that user's name. Only root can give them to somebody else."""
     if name is None:
-        account = server_account()
+        account = database_account()
     else:
         try:
             entry = pwd.getpwnam(name)

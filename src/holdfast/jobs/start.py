@@ -5,10 +5,11 @@ A data directory runs only with its own major version, on its own architecture, 
 
 from __future__ import annotations
 
+import locale
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,8 +119,22 @@ def account_of(plan: RestorePlan) -> Account:
     return Account(name=plan.owner_name, uid=plan.owner.uid, gid=plan.owner.gid)
 
 
-def concerns(plan: RestorePlan, *, machine: str, libc: str | None) -> tuple[str, ...]:
-    """What differs between the snapshot's machine and this one. Pure: ``libc`` is this machine's version of glibc."""
+def has_locale(name: str) -> bool:
+    """Whether the C library of this machine knows it. From the main thread only."""
+    before = locale.setlocale(locale.LC_COLLATE)
+    try:
+        locale.setlocale(locale.LC_COLLATE, name)
+    except locale.Error:
+        return False
+    finally:
+        locale.setlocale(locale.LC_COLLATE, before)
+    return True
+
+
+def concerns(
+    plan: RestorePlan, *, machine: str, libc: str | None, has_locale: Callable[[str], bool] = has_locale
+) -> tuple[str, ...]:
+    """What differs between the snapshot's machine and this one. ``libc`` is this machine's version of glibc."""
     found = []
     facts = plan.facts
     if not is_same_machine(facts.platform, machine):
@@ -128,6 +143,7 @@ def concerns(plan: RestorePlan, *, machine: str, libc: str | None) -> tuple[str,
                 platform=facts.platform, machine=machine
             )
         )
+    found += _missing_locales(facts, has_locale)
     sorted_by_libc = [
         database.name
         for database in facts.databases
@@ -143,6 +159,20 @@ def concerns(plan: RestorePlan, *, machine: str, libc: str | None) -> tuple[str,
     return tuple(found)
 
 
+def _missing_locales(facts: BackupFacts, has_locale: Callable[[str], bool]) -> Iterator[str]:
+    """PostgreSQL sets both of a database's for each session, whatever provider sorts (``CheckMyDatabase``)."""
+    needing: dict[str, list[str]] = {}
+    for database in facts.databases:
+        for name in {database.collate: None, database.ctype: None}:
+            needing.setdefault(name, []).append(database.name)
+    for name, databases in needing.items():
+        if not has_locale(name):
+            yield _(
+                "this machine lacks the locale {name}: install it before you start PostgreSQL (localedef, locale-gen "
+                "or the package of that language), or nobody can connect to: {databases}"
+            ).format(name=name, databases=", ".join(databases))
+
+
 def is_same_machine(platform: str, machine: str) -> bool:
     """Whether a PostgreSQL built for the triplet ``platform`` has data that this ``machine`` can run; unknown: yes."""
     first = platform.partition("-")[0].lower()
@@ -154,11 +184,13 @@ def major(facts: BackupFacts) -> int:
 
 
 def start_command(plan: RestorePlan, binaries: Path) -> tuple[str, ...]:
-    """How the account starts the copy as its source was started: with the source's own configuration and port."""
+    """How the account starts the copy as its source was started: with the source's own configuration and port.
+
+    What has been restored is looked at: the configuration of a copy's copy came with its data directory.
+    """
     options: list[tuple[str, str]] = []
-    brought = {file.path for file in plan.facts.configuration if file.how != "impossible"}
     for setting, name in _CONFIGURED_BY.items():
-        if f"{_ETC}/{name}" in brought:
+        if (plan.target / _ETC / name).exists():
             options.append((setting, str(plan.target / _ETC / name)))
     if options:  # the configuration was written for the source's folders
         options += [("data_directory", str(plan.target)), ("external_pid_file", "")]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from holdfast.errors import HoldfastError, Refused
+from holdfast.errors import HoldfastError, Refused, UsageError
 from holdfast.messages import _
 
 
@@ -62,6 +62,23 @@ def server_account(data_dir: Path | None = None) -> Account:
         _("root cannot run PostgreSQL, and there is neither a user postgres nor a user nobody"),
         hint=_("Create a user for it: useradd --system postgres."),
     )
+
+
+def database_account() -> Account:
+    """To whom somebody's data may be given: this process's own account, unless it is root: then ``postgres``.
+
+    Never ``nobody``, whom services share that have nothing to do with the data.
+    """
+    if os.geteuid() != 0:
+        return server_account()
+    try:
+        entry = pwd.getpwnam("postgres")
+    except KeyError:
+        raise UsageError(
+            _("there is no user postgres on this machine to run PostgreSQL"),
+            hint=_("Install PostgreSQL, which creates it, or name the user that will run it: --owner USER."),
+        ) from None
+    return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
 
 
 def _by_uid(uid: int, gid: int) -> Account:

@@ -25,14 +25,14 @@ from holdfast.clock import Clock, SystemClock
 from holdfast.entry import Entry, EntryKind, Reading, is_safe_path
 from holdfast.errors import Damaged, HoldfastError, UsageError
 from holdfast.messages import _
-from holdfast.postgres.completeness import check_databases, check_tablespaces, check_wal
+from holdfast.postgres.completeness import DATABASE_MARK, check_databases, check_tablespaces, check_wal
 from holdfast.postgres.configuration import FOLDER, Configuration, read_configuration
 from holdfast.postgres.connection import Server, connect, connect_replication, missing_replication, sql_errors
 from holdfast.postgres.control import CONTROL_FILE, ControlFile, parse_control_file
 from holdfast.postgres.datadir import BACKUP_LABEL, BackupLabel, parse_backup_label
 from holdfast.postgres.facts import BackupFacts, RecoveryLimits, ServerFacts, Tablespace, observe
 from holdfast.postgres.lsn import Lsn, is_segment_name
-from holdfast.postgres.manifest import MANIFEST, Manifest, ManifestFile, compare, parse_manifest
+from holdfast.postgres.manifest import MANIFEST, Manifest, check_manifest, signature
 from holdfast.postgres.protocol import (
     ManifestBegins,
     Message,
@@ -44,10 +44,11 @@ from holdfast.postgres.protocol import (
     parse_message,
     rows_of,
 )
+from holdfast.postgres.recovery import RECOVERY_DIR
 from holdfast.postgres.tarstream import TarStream
 
-RECOVERY_FOLDER = "holdfast-recovery"
-"""What an earlier restore left in the data directory: not the cluster's, not read."""
+UNFINISHED_RESTORE = "holdfast-restore-incomplete"
+"""The marker of an earlier restore into the data directory; with it in the backup, nothing could be restored."""
 
 _KEPT = (BACKUP_LABEL, CONTROL_FILE)  # small files whose content the facts need
 _DATA_CORRUPTED = "XX001"
@@ -127,7 +128,8 @@ class BaseBackup:
         self._tablespaces: tuple[Tablespace, ...] = ()
         self._messages: Iterator[Message] = iter(())
         self._pending: NewArchive | ManifestBegins | None = None
-        self._received: dict[str, ManifestFile] = {}
+        self._received: dict[str, bytes] = {}  # until the manifest took them out
+        self._brought: set[str] = set()
         self._kept: dict[str, bytes] = {}
         self._segments: set[str] = set()
         self._total_bytes = 0
@@ -192,16 +194,17 @@ class BaseBackup:
             stop = self._finish()
             size = spool.tell()
             spool.seek(0)
-            manifest = parse_manifest(spool.read())
-            compare(manifest, self._received)
+            manifest = check_manifest(spool, self._received)
             facts = self._conclude(stop, manifest)
-            yield from self._configuration.readings(self._received)
+            yield from self._configuration.readings(self._brought)
             spool.seek(0)
             yield _manifest_entry(size, facts), _pieces(spool)
         self._facts = facts
 
     def _archive(self, archive: NewArchive) -> Iterator[Reading]:
         oid = archive.name.removesuffix(".tar")
+        if oid != "base" and not (oid.isascii() and oid.isdecimal()):
+            raise Damaged(_("the base backup has an archive of an unknown name: {name!r}").format(name=archive.name))
         prefix = "" if oid == "base" else f"pg_tblspc/{int(oid)}/"
         stream = TarStream(archive.name, self._blocks())
         is_empty = True
@@ -209,6 +212,8 @@ class BaseBackup:
             path = prefix + header.name.removeprefix("./").rstrip("/")
             if not is_safe_path(path):
                 raise Damaged(_("the base backup names a path that must not be: {path!r}").format(path=path))
+            if header.type == tarfile.SYMTYPE:  # with TABLESPACE_MAP the server sends none
+                raise Damaged(_("the base backup holds a symbolic link: {path!r}").format(path=path))
             if prefix and is_empty:
                 yield _entry(header, prefix.rstrip("/")), ()
             is_empty = False
@@ -239,13 +244,17 @@ class BaseBackup:
             if kept is not None:
                 kept += piece
             yield piece
-        self._received[path] = ManifestFile(size=header.size, sha256=digest.digest())
+        self._received[path] = signature(header.size, digest.digest())
+        if name == DATABASE_MARK or (path in self._configuration.named and not self._is_left_out(path)):
+            self._brought.add(path)
         if kept is not None:
             self._kept[path] = bytes(kept)
 
     def _is_left_out(self, path: str) -> bool:
         top = path.partition("/")[0]
-        return top == RECOVERY_FOLDER or (top == FOLDER and not self._configuration.lies_in_folder)
+        if path in self._configuration.replaced:
+            return True
+        return top in (RECOVERY_DIR, UNFINISHED_RESTORE) or (top == FOLDER and not self._configuration.lies_in_folder)
 
     def _blocks(self) -> Iterator[memoryview]:
         """Content up to the next archive, the manifest or the end, which :attr:`_pending` then is."""
@@ -298,7 +307,7 @@ class BaseBackup:
                 _("the base backup mixes system identifiers: {all}").format(all=sorted(map(str, identifiers)))
             )
         check_wal(self._segments, facts, manifest)
-        check_databases(self._connection, self._received, observed=self._observed.databases)
+        check_databases(self._connection, self._brought, observed=self._observed.databases)
         return facts
 
     def _facts_of(self, stop: Row, control: ControlFile, label: BackupLabel) -> BackupFacts:
@@ -330,7 +339,7 @@ class BaseBackup:
             superuser=observed.superuser,
             libc_version=observed.libc_version,
             icu_version=observed.icu_version,
-            configuration=self._configuration.files(self._received),
+            configuration=self._configuration.files(self._brought),
             bad_pages=self._bad_pages,
             warnings=tuple(self._walsender.warnings),
         )
@@ -347,8 +356,8 @@ def _check_able(observed: ServerFacts, server: Server) -> None:
 
 
 def _entry(header: tarfile.TarInfo, path: str) -> Entry:
-    kinds = {tarfile.DIRTYPE: EntryKind.DIRECTORY, tarfile.SYMTYPE: EntryKind.SYMLINK}
-    kind = kinds.get(header.type, EntryKind.FILE) if header.name else EntryKind.DIRECTORY
+    is_file = header.type == tarfile.REGTYPE and header.name
+    kind = EntryKind.FILE if is_file else EntryKind.DIRECTORY
     return Entry(
         path=path,
         kind=kind,
@@ -357,7 +366,6 @@ def _entry(header: tarfile.TarInfo, path: str) -> Entry:
         gid=header.gid,
         mtime_ns=int(header.mtime) * 1_000_000_000,
         size=header.size if kind is EntryKind.FILE else 0,
-        link_target=header.linkname if kind is EntryKind.SYMLINK else "",
     )
 
 

@@ -17,6 +17,9 @@ from holdfast.postgres.facts import BackupFacts, Database, databases, tablespace
 from holdfast.postgres.lsn import Segment
 from holdfast.postgres.manifest import Manifest
 
+DATABASE_MARK = "PG_VERSION"
+"""The name of a file that each database's folder has."""
+
 
 def check_tablespaces(connection: str, absent: Set[int], *, location: str = "") -> None:
     """``absent``: oids of those that came empty, or not at all. Raises if one of them still exists."""

@@ -24,6 +24,7 @@ from holdfast.messages import _
 from holdfast.postgres.connection import Connection, Server
 from holdfast.postgres.facts import ConfigurationFile
 from holdfast.postgres.rebuild import Line, rebuild_hba, rebuild_ident, rebuild_settings
+from holdfast.postgres.recovery import RECOVERY_DIR
 
 FOLDER = "holdfast-etc"
 _OUTSIDE = f"{FOLDER}/outside"
@@ -47,15 +48,19 @@ class Configuration:
 
     def __init__(self, taken: tuple[Taken, ...], *, lies_in_folder: bool, mtime_ns: int) -> None:
         self._taken = taken
+        self.named = frozenset(path for item in taken for path in (item.inside, item.file.path) if path)
+        """Paths in the backup that this must know of: whether they came decides what is still needed."""
+        self.replaced = frozenset(item.file.path for item in taken if not item.inside and item.content is not None)
+        """Paths that it brings itself: the data directory's own file there, of an earlier restore, is not in force."""
         self._mtime_ns = mtime_ns
         self.lies_in_folder = lies_in_folder
-        """The server's configuration itself lies in its data directory's ``holdfast-etc/``."""
+        """The server's configuration itself, or what it includes, lies in its data directory's ``holdfast-etc/``."""
 
     def files(self, received: Container[str]) -> tuple[ConfigurationFile, ...]:
         return tuple(taken.file for taken in self._needed(received))
 
     def readings(self, received: Container[str]) -> Iterator[Reading]:
-        """``received``: the paths of the data directory's files that came."""
+        """``received``: which of the :attr:`named` files came with the data directory."""
         folders: set[str] = set()
         for taken in self._needed(received):
             if taken.content is None:
@@ -68,7 +73,7 @@ class Configuration:
 
     def _needed(self, received: Container[str]) -> Iterator[Taken]:
         for taken in self._taken:
-            if not taken.inside or taken.inside not in received:
+            if taken.inside not in received and taken.file.path not in received:
                 yield taken
 
     def _entry(self, path: str, kind: EntryKind, mode: int, size: int) -> Entry:
@@ -92,9 +97,10 @@ def read_configuration(connection: Connection, *, server: Server, clock: Clock) 
         if setting == "config_file" and outside_lines:
             inside = ""  # the file in the data directory includes what lies elsewhere: alone it is of no use
         taken += _take(name, origin, inside or ("" if origin else name), lines, is_local=server.is_local)
+    origins = {*named.values(), *(line.file for line in lines.settings or ())}
     return Configuration(
         tuple(taken),
-        lies_in_folder=any(_inside(origin, data_directory).startswith(FOLDER + "/") for origin in named.values()),
+        lies_in_folder=any(_inside(origin, data_directory).startswith(FOLDER + "/") for origin in origins),
         mtime_ns=int(clock.now().timestamp()) * 1_000_000_000,
     )
 
@@ -104,6 +110,14 @@ def _take(name: str, origin: str, inside: str, reported: _Reported, *, is_local:
     expected = reported.lines_of(name)
     path = f"{FOLDER}/{name}"
     note = ""
+    if inside.startswith(f"{RECOVERY_DIR}/"):
+        # A copy that was started beside its source lets everybody in who reaches its socket: good there, nowhere else.
+        note = _("the server is a started copy, and runs with a file made for that: write one")
+        return [
+            Taken(
+                file=ConfigurationFile(path=path, origin=origin, how="impossible", note=note), inside=name, content=None
+            )
+        ]
     if not origin:
         note = _("the role may not see where the file lies: GRANT pg_monitor")
     elif not is_local:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import Any, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from holdfast.errors import Damaged, HoldfastError
+from holdfast.errors import Damaged, HoldfastError, UsageError
 from holdfast.messages import _
 from holdfast.postgres.connection import Connection
 from holdfast.postgres.datadir import SUPPORTED_MAJORS
@@ -157,28 +158,41 @@ class BackupFacts:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BackupFacts:
-        """The inverse. Fields of later versions are passed over; a missing one is :class:`~holdfast.errors.Damaged`."""
+        """The inverse. Fields of later versions are passed over.
+
+        Raises :class:`~holdfast.errors.Damaged` where one is missing, of another type, or out of its range.
+        """
         try:
             values = _known(cls, data)
-            return cls(
+            facts = cls(
                 **values
                 | {
-                    "system_identifier": int(values["system_identifier"]),
+                    "system_identifier": int(str(values["system_identifier"])),
                     "start_lsn": Lsn.parse(values["start_lsn"]),
                     "stop_lsn": Lsn.parse(values["stop_lsn"]),
                     "started_at": datetime.fromisoformat(values["started_at"]),
                     "ended_at": datetime.fromisoformat(values["ended_at"]),
-                    "limits": RecoveryLimits(**_known(RecoveryLimits, values["limits"])),
+                    "limits": _checked(RecoveryLimits(**_known(RecoveryLimits, values["limits"]))),
                     **{
-                        name: tuple(kind(**_known(kind, item)) for item in values[name])
+                        name: tuple(_checked(kind(**_known(kind, item))) for item in _list(values[name]))
                         for name, kind in _LISTS.items()
                     },
-                    "bad_pages": tuple(values["bad_pages"]),
-                    "warnings": tuple(values["warnings"]),
+                    "bad_pages": tuple(_list(values["bad_pages"])),
+                    "warnings": tuple(_list(values["warnings"])),
                 }
             )
-        except (KeyError, TypeError, ValueError) as error:
+            return _checked(facts)._in_range()
+        except (KeyError, TypeError, ValueError, UsageError) as error:
             raise Damaged(_("the facts of a base backup cannot be read: {error}").format(error=error)) from error
+
+    def _in_range(self) -> Self:
+        """Raises ``ValueError`` for numbers that a restore builds paths or files from, and that no server has."""
+        for tablespace in self.tablespaces:
+            if not 0 < tablespace.oid < 1 << 32:
+                raise ValueError(f"oid {tablespace.oid}")
+        if self.wal_segment_size not in _SEGMENT_SIZES:
+            raise ValueError(f"wal_segment_size {self.wal_segment_size}")
+        return self
 
 
 _LISTS: dict[str, type] = {"tablespaces": Tablespace, "databases": Database, "configuration": ConfigurationFile}
@@ -187,6 +201,35 @@ _LISTS: dict[str, type] = {"tablespaces": Tablespace, "databases": Database, "co
 def _known(kind: type, data: dict[str, Any]) -> dict[str, Any]:
     names = kind.__slots__  # type: ignore[attr-defined]
     return {name: data[name] for name in names}
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
+
+
+_SEGMENT_SIZES = frozenset(1 << power for power in range(20, 31))
+"""1 MiB to 1 GiB ("initdb", ``--wal-segsize``, in PostgreSQL's manual)."""
+
+Facts = TypeVar("Facts")
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _checked(facts: Facts) -> Facts:
+    """``facts`` if each field has its declared type, else ``TypeError``: what was stored is not believed."""
+    kind: type = type(facts)
+    for name, declared in _types(kind).items():
+        value = getattr(facts, name)
+        items, wanted = (value, get_args(declared)[0]) if get_origin(declared) is tuple else ((value,), declared)
+        for item in items:
+            if not isinstance(item, wanted) or (isinstance(item, bool) and wanted is not bool):
+                raise TypeError(f"{name} is {item!r}")
+    return facts
 
 
 def check_version(server_version_num: int) -> None:

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,8 @@ from holdfast.clock import Clock
 from holdfast.errors import HoldfastError, Interrupted
 from holdfast.messages import _
 from holdfast.postgres.accounts import Account, check_data_directory
+from holdfast.postgres.owned import appending, environment, make_sure_of_log
+from holdfast.postgres.signals import signals_deferred
 
 START_LIMIT = 60.0
 STOP_LIMIT = 120.0
@@ -59,6 +62,20 @@ def read_postmaster_file(data_dir: Path) -> PostmasterFile | None:
         )
     except (OSError, ValueError, IndexError):
         return None
+
+
+def is_running_on(data_dir: Path) -> bool:
+    """Whether ``postmaster.pid`` names a process that lives."""
+    found = read_postmaster_file(data_dir)
+    if found is None:
+        return False
+    try:
+        os.kill(found.pid, 0)
+    except PermissionError:
+        return True  # somebody else's process
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 class Instance:
@@ -183,28 +200,31 @@ def launch(
     socket_dir: Path,
     log: Path,
     clock: Clock,
+    unfinished: ExitStack,
 ) -> Instance:
-    """Run ``postgres -D data_dir`` with ``arguments``, detached from the terminal; it is not ready yet."""
+    """Run ``postgres -D data_dir`` with ``arguments``, detached from the terminal; it is not ready yet.
+
+    ``log`` is an absolute path that ``account`` can write to. From its first moment the server is in ``unfinished``,
+    which stops it, unless the caller takes it out: an interrupt at any point leaves none that nobody knows of.
+    """
     check_data_directory(data_dir, account)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        account.give(log)
-        written = os.fstat(descriptor).st_size
+    make_sure_of_log(account, log)
+    written = log.lstat().st_size
+    with signals_deferred():
         process = subprocess.Popen(
-            [str(binaries / "postgres"), "-D", str(data_dir), *arguments],
+            appending(log, [str(binaries / "postgres"), "-D", str(data_dir), *arguments]),
             stdin=subprocess.DEVNULL,
-            stdout=descriptor,
-            stderr=descriptor,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             cwd="/",
             env=environment(),
             start_new_session=True,
             umask=0o077,
             **account.identity,
         )
-    finally:
-        os.close(descriptor)
-    instance = Instance(process=process, data_dir=data_dir, port=port, socket_dir=socket_dir, log=log, clock=clock)
-    instance._log_start = written
+        instance = Instance(process=process, data_dir=data_dir, port=port, socket_dir=socket_dir, log=log, clock=clock)
+        instance._log_start = written
+        unfinished.callback(instance.stop, fast=False)
     return instance
 
 
@@ -231,7 +251,8 @@ def start(
         *settings,
     ]
     arguments = [argument for name, value in own for argument in ("-c", f"{name}={value}")]
-    try:
+    with ExitStack() as unfinished:
+        unfinished.callback(shutil.rmtree, socket_dir, ignore_errors=True)
         instance = launch(
             *(data_dir, arguments),
             binaries=binaries,
@@ -240,15 +261,10 @@ def start(
             socket_dir=socket_dir,
             log=log,
             clock=clock,
+            unfinished=unfinished,
         )
-    except BaseException:
-        shutil.rmtree(socket_dir, ignore_errors=True)
-        raise
-    try:
         instance.wait_until_ready(limit=limit, stopped=stopped)
-    except BaseException:
-        instance.stop(fast=False)
-        raise
+        unfinished.pop_all()
     return instance
 
 
@@ -295,11 +311,6 @@ def run_program(command: Sequence[str | Path], *, account: Account, what: str) -
         reason = _PREFIX.sub("", said.splitlines()[0])
         raise HoldfastError(f"{what}: {reason}", hint=_("What it said:\n{words}").format(words=said))
     return done.stdout
-
-
-def environment() -> dict[str, str]:
-    """For the server's programs: none of the caller's PG… variables, and a locale that exists everywhere."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 def new_socket_dir(account: Account) -> Path:

@@ -1,7 +1,8 @@
 """The backup manifest: what the server says it sent, compared with what arrived.
 
 Pure. Format: "Backup Manifest Format" in PostgreSQL's manual (version 1; 2 from PostgreSQL 17, with the system
-identifier). Its last line holds the SHA-256 of everything before it.
+identifier). Its last line holds the SHA-256 of everything before it. PostgreSQL writes one file a line
+(``backup_manifest.c``), and so it is read: a cluster may have a million files, and memory holds none of them twice.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from holdfast.errors import Damaged
 from holdfast.messages import _
@@ -19,13 +20,9 @@ from holdfast.postgres.lsn import Lsn
 
 MANIFEST = "backup_manifest"
 _CHECKSUM_LINE = re.compile(rb'"Manifest-Checksum": "([0-9a-f]{64})"\}\n\Z')
+_FILE_LINE = re.compile(rb'\{ "(?:Encoded-)?Path": .*\}(?=,?\n\Z)')
+_LONGEST_LINE = 1 << 20
 _NAMED = 5  # files that a message names; the rest are counted
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestFile:
-    size: int
-    sha256: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,54 +34,90 @@ class WalRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    files: Mapping[str, ManifestFile]
-    """By path; a tablespace's under ``pg_tblspc/<oid>/``. WAL segments are not in it."""
+    """What it says beside the files. WAL segments are not among those."""
+
     wal_ranges: tuple[WalRange, ...]
     system_identifier: int | None
     """None before PostgreSQL 17."""
 
 
-def parse_manifest(data: bytes) -> Manifest:
-    """Raises :class:`~holdfast.errors.Damaged` when its own checksum is wrong or it is not a manifest with SHA-256."""
-    match = _CHECKSUM_LINE.search(data)
+def signature(size: int, sha256: bytes) -> bytes:
+    """What must be equal for a file to be the one that was sent: 8 bytes of size and the 32 of its hash."""
+    return size.to_bytes(8, "big") + sha256
+
+
+def check_manifest(file: IO[bytes], received: dict[str, bytes]) -> Manifest:
+    """Reads ``file`` from where it stands to its end, and takes each file that it names out of ``received``.
+
+    ``received`` holds the :func:`signature` by path, a tablespace's files under ``pg_tblspc/<oid>/``. Raises
+    :class:`~holdfast.errors.Damaged` when the manifest's own checksum is wrong, when it is not one with SHA-256, and
+    naming files that differ, are absent, or were not announced.
+    """
+    different: list[str] = []
+    absent: list[str] = []
+
+    def compare(item: dict[str, Any]) -> None:
+        path, expected = _file(item)
+        found = received.pop(path, None)
+        if found is None:
+            absent.append(path)
+        elif found != expected:
+            different.append(path)
+
+    try:
+        rest = bytearray()
+        for line in _checked_lines(file):
+            if match := _FILE_LINE.match(line):
+                compare(json.loads(match[0]))
+            else:
+                rest += line
+        content = json.loads(rest)
+        for item in content["Files"]:
+            compare(item)
+        manifest = _manifest(content)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise _damaged(_("it cannot be read: {error}").format(error=error)) from error
+    _refuse_differences(different, absent, list(received))
+    return manifest
+
+
+def _checked_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """All lines; raises after the last one if the checksum that it holds is not theirs."""
+    digest = hashlib.sha256()
+    last = b""
+    while line := file.readline(_LONGEST_LINE):
+        digest.update(last)
+        yield line
+        last = line
+    match = _CHECKSUM_LINE.search(last)
     if match is None:
         raise _damaged(_("its checksum is missing"))
-    if hashlib.sha256(memoryview(data)[: match.start()]).hexdigest().encode() != match[1]:
+    digest.update(last[: match.start()])
+    if digest.hexdigest().encode() != match[1]:
         raise _damaged(_("its checksum is wrong"))
-    try:
-        content = json.loads(data)
-        if content["PostgreSQL-Backup-Manifest-Version"] not in (1, 2):
-            raise _damaged(
-                _("its version {version} is not known").format(version=content["PostgreSQL-Backup-Manifest-Version"])
-            )
-        return Manifest(
-            files=dict(_file(item) for item in content["Files"]),
-            wal_ranges=tuple(
-                WalRange(
-                    timeline=int(item["Timeline"]),
-                    start=Lsn.parse(item["Start-LSN"]),
-                    end=Lsn.parse(item["End-LSN"]),
-                )
-                for item in content["WAL-Ranges"]
-            ),
-            system_identifier=int(content["System-Identifier"]) if "System-Identifier" in content else None,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(_("it cannot be read: {error}").format(error=error)) from error
 
 
-def _file(item: dict[str, Any]) -> tuple[str, ManifestFile]:
+def _manifest(content: dict[str, Any]) -> Manifest:
+    version = content["PostgreSQL-Backup-Manifest-Version"]
+    if version not in (1, 2):
+        raise _damaged(_("its version {version} is not known").format(version=version))
+    return Manifest(
+        wal_ranges=tuple(
+            WalRange(timeline=int(item["Timeline"]), start=Lsn.parse(item["Start-LSN"]), end=Lsn.parse(item["End-LSN"]))
+            for item in content["WAL-Ranges"]
+        ),
+        system_identifier=int(content["System-Identifier"]) if "System-Identifier" in content else None,
+    )
+
+
+def _file(item: dict[str, Any]) -> tuple[str, bytes]:
     if item["Checksum-Algorithm"] != "SHA256":
         raise ValueError(item["Checksum-Algorithm"])
     path = item.get("Path") or bytes.fromhex(item["Encoded-Path"]).decode("utf-8", "surrogateescape")
-    return path, ManifestFile(size=int(item["Size"]), sha256=bytes.fromhex(item["Checksum"]))
+    return path, signature(int(item["Size"]), bytes.fromhex(item["Checksum"]))
 
 
-def compare(manifest: Manifest, received: Mapping[str, ManifestFile]) -> None:
-    """Raises :class:`~holdfast.errors.Damaged` naming files that differ, are absent, or were not announced."""
-    different = [path for path, file in manifest.files.items() if path in received and received[path] != file]
-    absent = [path for path in manifest.files if path not in received]
-    extra = [path for path in received if path not in manifest.files]
+def _refuse_differences(different: list[str], absent: list[str], extra: list[str]) -> None:
     problems = []
     if different:
         problems.append(_("not what the server read: {files}").format(files=_names(different)))

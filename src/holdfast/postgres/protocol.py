@@ -21,6 +21,8 @@ from holdfast.postgres.connection import Connection, Server, sql_error
 SLICE_MS = 250
 """The longest wait for the socket before ``stopped`` is asked again."""
 
+_OWN_SOCKET = "/.s.PGSQL."
+"""Where the server listens in its data directory, it warns that it leaves that out: nobody needs to hear it."""
 _ASK_EVERY = 64  # messages that had already arrived: at 32 KiB each, a few milliseconds
 
 Row = tuple[str | None, ...]
@@ -97,8 +99,9 @@ class Walsender:
         connection.add_notice_handler(self._note)
 
     def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
-        if diagnostic.severity_nonlocalized == "WARNING":
-            self.warnings.append(diagnostic.message_primary or "")
+        text = diagnostic.message_primary or ""
+        if diagnostic.severity_nonlocalized == "WARNING" and _OWN_SOCKET not in text:
+            self.warnings.append(text)
 
     def send(self, command: str) -> None:
         try:

@@ -7,9 +7,9 @@ stopped, and its folder is left as it is, so that the start can be tried again.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from holdfast.postgres.facts import RecoveryLimits
 from holdfast.postgres.instance import Instance, free_port, launch, new_name, new_socket_dir, run_program
 from holdfast.postgres.lsn import Lsn, history_name
 from holdfast.postgres.overrides import Place, command_line, overrides
+from holdfast.postgres.owned import read_as, write_as
 from holdfast.postgres.recovery import (
     AUTO_CONF,
     RECOVERY_DIR,
     RECOVERY_SIGNAL,
     STANDBY_SIGNAL,
+    quoted,
     without_recovery_settings,
 )
 
@@ -36,6 +38,7 @@ RECOVERY_LIMIT = 24 * 3600.0
 
 _ATTEMPTS = 3
 _LIMITS = tuple(field.name for field in fields(RecoveryLimits))
+_LOCALES = ("lc_messages", "lc_monetary", "lc_numeric", "lc_time")
 _HBA = """\
 # Who may enter this restored copy: whoever may enter the socket's folder; over TCP, with the roles' own passwords.
 local all all trust
@@ -89,19 +92,17 @@ def start_restored(
     for attempt in range(1, _ATTEMPTS + 1):
         starting = _prepare(data_dir, binaries=binaries, account=account, listen=listen)
         arguments = _arguments(starting, limits, shared_buffers=shared_buffers, settings=settings or {})
-        instance = _launch(starting, arguments, clock=clock)
-        try:
-            instance.wait_until_ready(limit=limit, stopped=stopped)
-            reached = _reached(instance, starting.place, role, database, seconds=clock.monotonic() - began)
-            _forget_recovery(data_dir, account)
-            return instance, reached
-        except HoldfastError:
-            instance.stop(fast=False)
-            if attempt == _ATTEMPTS or not _lost_its_port(instance):
-                raise
-        except BaseException:
-            instance.stop(fast=False)
-            raise
+        with ExitStack() as unfinished:
+            instance = _launch(starting, arguments, clock=clock, unfinished=unfinished)
+            try:
+                instance.wait_until_ready(limit=limit, stopped=stopped)
+                reached = _reached(instance, starting.place, role, database, seconds=clock.monotonic() - began)
+                _forget_recovery(data_dir, account)
+                unfinished.pop_all()
+                return instance, reached
+            except HoldfastError:
+                if attempt == _ATTEMPTS or not _lost_its_port(instance):
+                    raise
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -132,19 +133,18 @@ def _check_signals(data_dir: Path) -> None:
 
 def _prepare(data_dir: Path, *, binaries: Path, account: Account, listen: bool) -> _Starting:
     folder = data_dir / RECOVERY_DIR / "run"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    account.give(folder.parent)
-    account.give(folder)
-    hba, ident, empty = folder / "pg_hba.conf", folder / "pg_ident.conf", folder / "postgresql.conf"
-    for path, text in ((hba, _HBA), (ident, ""), (empty, "")):
-        path.write_text(text)
-        path.chmod(0o600)
-        account.give(path)
+    hba, ident, own = folder / "pg_hba.conf", folder / "pg_ident.conf", folder / "postgresql.conf"
+    for path, text in ((hba, _HBA), (ident, ""), (own, "")):
+        write_as(account, path, text.encode())
     # A configuration that lay outside the data directory is the one that was in force, whatever lies inside.
-    candidates = (data_dir / "holdfast-etc" / "postgresql.conf", data_dir / "postgresql.conf", empty)
+    candidates = (data_dir / "holdfast-etc" / "postgresql.conf", data_dir / "postgresql.conf", own)
+    config_file = next(path for path in candidates if path.exists())
+    if config_file != own and _names_a_missing_locale(config_file, data_dir, binaries=binaries, account=account):
+        write_as(account, own, _with_locale_c(config_file).encode("utf-8", "surrogateescape"))
+        config_file = own
     place = Place(
         data_dir=data_dir,
-        config_file=next(path for path in candidates if path.exists()),
+        config_file=config_file,
         hba_file=hba,
         ident_file=ident,
         socket_dir=new_socket_dir(account),
@@ -155,15 +155,39 @@ def _prepare(data_dir: Path, *, binaries: Path, account: Account, listen: bool) 
     return _Starting(place=place, binaries=binaries, account=account, log=folder / "server.log")
 
 
+def _names_a_missing_locale(config_file: Path, data_dir: Path, *, binaries: Path, account: Account) -> bool:
+    try:
+        _configured("lc_messages", config_file, data_dir, binaries=binaries, account=account)
+    except HoldfastError as error:
+        return 'invalid value for parameter "lc_' in str(error)
+    return False
+
+
+def _with_locale_c(config_file: Path) -> str:
+    """The same configuration with a locale that exists everywhere.
+
+    The command line would not do: a value in a file is checked all the same, unless a later line there replaces it
+    (``ProcessConfigFileInternal`` in ``guc.c``).
+    """
+    lines = [f"include {quoted(str(config_file))}", *(f"{name} = 'C'" for name in _LOCALES)]
+    return "\n".join(lines) + "\n"
+
+
 def _arguments(
     starting: _Starting, limits: RecoveryLimits | None, *, shared_buffers: str, settings: Mapping[str, str]
 ) -> list[str]:
     try:
-        data_dir = starting.place.data_dir
+        place, data_dir = starting.place, starting.place.data_dir
+
+        def configured(name: str) -> str:
+            return _configured(
+                *(name, place.config_file, data_dir), binaries=starting.binaries, account=starting.account
+            )
+
         control = read_control_file(data_dir)
         needed = RecoveryLimits(**{name: getattr(control, name) for name in _LIMITS})
-        needed = needed.at_least(RecoveryLimits(**{name: int(_configured(starting, name)) for name in _LIMITS}))
-        preload = _configured(starting, "shared_preload_libraries").strip()
+        needed = needed.at_least(RecoveryLimits(**{name: int(configured(name)) for name in _LIMITS}))
+        preload = configured("shared_preload_libraries").strip()
         chosen = overrides(
             starting.place,
             major=read_major_version(data_dir),
@@ -177,34 +201,31 @@ def _arguments(
         raise
 
 
-def _configured(starting: _Starting, name: str) -> str:
+def _configured(name: str, config_file: Path, data_dir: Path, *, binaries: Path, account: Account) -> str:
     """What the copy's own configuration files say, as the server reads them (``postgres -C``)."""
-    place = starting.place
     return run_program(
         [
-            *(starting.binaries / "postgres", "-D", place.data_dir, "-C", name),
-            *("-c", f"config_file={place.config_file}", "-c", f"data_directory={place.data_dir}"),
+            *(binaries / "postgres", "-D", data_dir, "-C", name),
+            *("-c", f"config_file={config_file}", "-c", f"data_directory={data_dir}"),
         ],
-        account=starting.account,
-        what=_("cannot read the configuration {file} of the restored copy").format(file=place.config_file),
+        account=account,
+        what=_("cannot read the configuration {file} of the restored copy").format(file=config_file),
     ).strip()
 
 
-def _launch(starting: _Starting, arguments: list[str], *, clock: Clock) -> Instance:
+def _launch(starting: _Starting, arguments: list[str], *, clock: Clock, unfinished: ExitStack) -> Instance:
     place = starting.place
-    try:
-        return launch(
-            *(place.data_dir, arguments),
-            binaries=starting.binaries,
-            account=starting.account,
-            port=place.port,
-            socket_dir=place.socket_dir,
-            log=starting.log,
-            clock=clock,
-        )
-    except BaseException:
-        shutil.rmtree(place.socket_dir, ignore_errors=True)
-        raise
+    unfinished.callback(shutil.rmtree, place.socket_dir, ignore_errors=True)
+    return launch(
+        *(place.data_dir, arguments),
+        binaries=starting.binaries,
+        account=starting.account,
+        port=place.port,
+        socket_dir=place.socket_dir,
+        log=starting.log,
+        clock=clock,
+        unfinished=unfinished,
+    )
 
 
 def _lost_its_port(instance: Instance) -> bool:
@@ -242,14 +263,7 @@ def _reached(instance: Instance, place: Place, role: str, database: str, *, seco
 def _forget_recovery(data_dir: Path, account: Account) -> None:
     """Takes the settings of a recovery that is over out of the copy, so that no later standby looks for its WAL."""
     path = data_dir / AUTO_CONF
-    fresh = path.with_name(f"{AUTO_CONF}.holdfast")
-    with fresh.open("wb") as file:
-        file.write(without_recovery_settings(path.read_bytes()))
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.chmod(0o600)
-    account.give(fresh)
-    fresh.replace(path)
+    write_as(account, path, without_recovery_settings(read_as(account, path)))
 
 
 def _branch_point(data_dir: Path, timeline: int) -> Lsn:

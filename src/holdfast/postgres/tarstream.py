@@ -49,6 +49,8 @@ class TarStream:
             raise self._damaged(_("{path} is of an unknown type").format(path=header.name))
         if header.type != tarfile.REGTYPE:
             header.size = 0
+        if header.size < 0:  # base 256 has a sign
+            raise self._damaged(_("{path} has a negative size").format(path=header.name))
         return header
 
     def _content(self, size: int) -> Iterator[memoryview]:

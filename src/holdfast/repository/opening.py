@@ -127,10 +127,10 @@ def _check_pin(store: Store, pin: Pin | None) -> Pin:
         )
     if pin is not None and pin != found:
         raise Refused(
-            _("{url} holds another repository or key than the one pinned in the configuration").format(url=store.url),
+            _("{url} holds another repository or key than the one that is pinned").format(url=store.url),
             hint=_(
                 'Found id = "{found.repository}", key = "{found.key}"; pinned id = "{pin.repository}", '
-                'key = "{pin.key}". If you moved it yourself, mend the two lines; if not, do not use this store.'
+                'key = "{pin.key}". If you changed it yourself, mend what is pinned; if not, do not use this store.'
             ).format(found=found, pin=pin),
         )
     return found
