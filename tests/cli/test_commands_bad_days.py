@@ -31,7 +31,7 @@ def test_another_repository_than_the_pinned_one(site: Site, tmp_path: Path, clus
     another = new_site(tmp_path, cluster)
     swapped = site.rewrite(url=f'"file://{another.repository}"')
     for command in ("list", "backup", "verify"):
-        failed(swapped(command), 6, "another repository or key than the one pinned", "do not use this store")
+        failed(swapped(command), 6, "another repository or key than the one that is pinned", "do not use this store")
 
 
 def test_an_unknown_key_is_met_with_the_near_one(site: Site) -> None:
