@@ -8,7 +8,8 @@ from pathlib import Path
 from holdfast.clock import SystemClock
 from holdfast.jobs.backup import PostgresSource, take_snapshot
 from holdfast.jobs.progress import Progress, Silent
-from holdfast.jobs.restore import RestorePlan, plan_restore, restore
+from holdfast.jobs.restore import restore
+from holdfast.jobs.restore_plan import RestorePlan, plan_restore
 from holdfast.postgres.accounts import Account, server_account
 from holdfast.postgres.instance import Instance
 from holdfast.postgres.restored import Recovered, start_restored

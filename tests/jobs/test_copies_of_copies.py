@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from holdfast.errors import PermissionRefused
-from holdfast.jobs.restore import RestorePlan
+from holdfast.jobs.restore_plan import RestorePlan
 from holdfast.jobs.start import account_of, as_account, concerns, start_command
 from holdfast.postgres.connection import connect_replication
 from holdfast.postgres.instance import Instance, stop_by_data_dir

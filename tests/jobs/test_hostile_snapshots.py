@@ -14,7 +14,8 @@ from holdfast.entry import Entry, EntryKind, Reading
 from holdfast.errors import Damaged, HoldfastError, Refused, UsageError
 from holdfast.filesystem.root import MARKER
 from holdfast.jobs.progress import Silent
-from holdfast.jobs.restore import plan_restore, restore
+from holdfast.jobs.restore import restore
+from holdfast.jobs.restore_plan import plan_restore
 from holdfast.postgres.basebackup import UNFINISHED_RESTORE
 from holdfast.postgres.facts import BackupFacts
 from holdfast.repository.reader import SnapshotReader

@@ -42,7 +42,7 @@ from holdfast.messages import _
 
 if TYPE_CHECKING:
     from holdfast.clock import SystemClock
-    from holdfast.jobs.restore import RestorePlan
+    from holdfast.jobs.restore_plan import RestorePlan
     from holdfast.jobs.start import Started, StartPlan
     from holdfast.repository.repository import Records
     from holdfast.repository.snapshots import Snapshot
@@ -94,8 +94,9 @@ def restore(
     passphrase_file: PassphraseFile = None,
     recovery_key_file: RecoveryKeyFile = None,
 ) -> None:
-    from holdfast.jobs.restore import plan_restore, unfinished
     from holdfast.jobs.restore import restore as carry_out
+    from holdfast.jobs.restore import unfinished
+    from holdfast.jobs.restore_plan import plan_restore
     from holdfast.jobs.start import plan_start
     from holdfast.repository.reader import SnapshotReader
 

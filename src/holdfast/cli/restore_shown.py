@@ -16,7 +16,7 @@ from holdfast.messages import _, ngettext
 
 if TYPE_CHECKING:
     from holdfast.cli.access import Opened
-    from holdfast.jobs.restore import RestorePlan
+    from holdfast.jobs.restore_plan import RestorePlan
     from holdfast.jobs.start import Started, StartPlan
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from holdfast.clock import Clock
 from holdfast.errors import Damaged, Refused
-from holdfast.jobs.restore import RestorePlan
+from holdfast.jobs.restore_plan import RestorePlan
 from holdfast.messages import _
 from holdfast.postgres.accounts import Account, closed_folder, server_account
 from holdfast.postgres.binaries import find_binaries
