@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,34 @@ def test_it_makes_everything_and_writes_no_secret_into_the_configuration(tmp_pat
     key_file.write_text(key.upper())
     assert "No snapshot" in site.well("list", "--recovery-key-file", key_file)
     site.well("backup", "db")  # with the password from the file
+
+
+def test_a_role_that_cannot_back_up_yet_is_a_warning_and_is_told_again(tmp_path: Path, cluster: Cluster) -> None:
+    site = Site(folder=tmp_path, cluster=cluster)
+    absent = cluster.dsn(user="nobody_there")
+    first = run("--config", site.configuration, "init", "--connection", absent, "--repository-url", site.repository)
+    assert first.returncode == 3
+    assert "CREATE ROLE" in first.stdout
+    again = run("--config", site.configuration, "init")
+    assert again.returncode == 3
+    assert "CREATE ROLE" in again.stdout
+    other = run("--config", site.configuration, "init", "--connection", cluster.dsn())
+    failed(other, 2, "says otherwise than --connection", "Edit it")
+
+
+def test_a_repository_inside_the_data_directory_is_no_place(tmp_path: Path, cluster: Cluster) -> None:
+    site = Site(folder=tmp_path, cluster=cluster)
+    place = cluster.data_dir / "repository"
+    try:
+        run("--config", site.configuration, "init", "--connection", cluster.dsn(), "--repository-url", place)
+        checked = run("--config", site.configuration, "check")
+        assert checked.returncode == 1
+        assert (
+            "lies inside the data directory" in checked.stdout
+            or "lies inside the cluster's data directory" in checked.stdout
+        )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def test_as_json_the_recovery_key_is_in_the_document(tmp_path: Path, cluster: Cluster) -> None:
@@ -150,7 +179,7 @@ def test_what_a_role_needs_is_printed(tmp_path: Path, cluster: Cluster) -> None:
     site = Site(folder=tmp_path, cluster=cluster)
     wanted = f"host={cluster.socket_dir} port={cluster.port} user=nobody_yet dbname=postgres"
     made = site("init", "--connection", wanted, "--repository-url", site.repository, "--no-recovery-key")
-    assert made.returncode == 0
+    assert made.returncode == 3
     assert "cannot back up yet" in made.stderr
     assert "ALTER ROLE nobody_yet LOGIN REPLICATION;" in made.stdout
     assert "local replication nobody_yet" in made.stdout

@@ -20,7 +20,7 @@ from holdfast.cli.credentials import new_passphrase, offer_recovery_key, write_s
 from holdfast.cli.initial import Wanted, ask_for_missing, refuse_other, store_options, text_of, without_password
 from holdfast.cli.output import error_document
 from holdfast.cli.session import Session
-from holdfast.errors import ConfigError, HoldfastError, Refused
+from holdfast.errors import DONE_WITH_WARNINGS, ConfigError, HoldfastError, Refused
 from holdfast.messages import _
 
 if TYPE_CHECKING:
@@ -107,16 +107,16 @@ def init(
     path, exists = _place(session)
     made = Made(configuration=path)
     try:
-        if exists:
-            _go_on(session, wanted, made, recovery=not no_recovery_key, confirm=not yes)
-        else:
-            _begin(session, wanted, made, recovery=not no_recovery_key, confirm=not yes)
+        go = _go_on if exists else _begin
+        able = go(session, wanted, made, recovery=not no_recovery_key, confirm=not yes)
     except HoldfastError as error:
         if session.json and made.recovery_key is not None:  # it must not be lost: the repository may exist
             session.output.result({**made.document(), "error": error_document(error)}, lambda: None)
             raise typer.Exit(error.exit_code) from None
         raise
     session.output.result(made.document(), lambda: _show(session, made))
+    if not able:
+        raise typer.Exit(DONE_WITH_WARNINGS)
 
 
 def _place(session: Session) -> tuple[Path, bool]:
@@ -130,8 +130,8 @@ def _place(session: Session) -> tuple[Path, bool]:
     return (found, True) if found else (default_configuration_file(), False)
 
 
-def _begin(session: Session, wanted: Wanted, made: Made, *, recovery: bool, confirm: bool) -> None:
-    """Where there is no configuration."""
+def _begin(session: Session, wanted: Wanted, made: Made, *, recovery: bool, confirm: bool) -> bool:
+    """Where there is no configuration; whether the role can back up."""
     from holdfast.cli.server_access import PASSWORD_FILE, prepare, tell
     from holdfast.config import parse_configuration, write_initial_configuration
 
@@ -157,11 +157,14 @@ def _begin(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
     write_initial_configuration(made.configuration, text_of(wanted, folder, server.connection))
     made.wrote_configuration = True
     _make(wiring, made, {name: secret.text for name, secret in passphrases.items()})
-    tell(session.output, server.connection)
+    return tell(session.output, server.connection)
 
 
-def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, confirm: bool) -> None:
-    """With a configuration that is there: it is kept, and what it names and is not pinned yet is made."""
+def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, confirm: bool) -> bool:
+    """With a configuration that is there: it is kept, and what it names and is not pinned yet is made.
+
+    Returns whether the roles can back up.
+    """
     from holdfast.cli.server_access import tell
 
     wiring = session.wiring(hurried=True)
@@ -174,14 +177,16 @@ def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
                 example='url = "file:///var/lib/holdfast/repository"'
             ),
         )
+    refuse_other(wanted, configuration)
+    connections = _connections(wanted, configuration)
     if not names and wanted.admin is None:
+        able = [tell(session.output, connection) for connection in connections]
+        if not all(able):
+            raise typer.Exit(DONE_WITH_WARNINGS)
         raise Refused(
             _("nothing to make: {path} is there, and its repositories are").format(path=made.configuration),
             hint=_("Run holdfast check. For another repository, add [repository.NAME] with its url, then init again."),
         )
-    if names:
-        refuse_other(wanted, configuration)
-    connections = _connections(wanted, configuration)
     for name in names:
         _refuse_taken(wiring, name)
     passphrases = _passphrases(configuration, names)
@@ -191,8 +196,8 @@ def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
         made.recovery_key = offer_recovery_key(session, confirm=confirm)
     _write_passphrases(made, passphrases)
     _make(wiring, made, {name: secret.text for name, secret in passphrases.items()})
-    for connection in connections:
-        tell(session.output, connection)
+    able = [tell(session.output, connection) for connection in connections]
+    return all(able)
 
 
 def _refuse_taken(wiring: Wiring, name: str) -> None:

@@ -117,12 +117,14 @@ def text_of(wanted: Wanted, folder: Path, connection: str) -> str:
 def refuse_other(wanted: Wanted, configuration: Configuration) -> None:
     """Options that say something else than the configuration: it is not changed, so they would have no effect."""
     there = {repository.url.rstrip("/") for repository in configuration.repository.values()}
+    known = {source.connection for source in configuration.source.values() if source.type == "postgres"}
     contradicted = [
         option
         for option, contradicts in (
             ("--repository-url", wanted.url is not None and wanted.url.rstrip("/") not in there),
             ("--repository", wanted.repository is not None and wanted.repository not in configuration.repository),
             ("--source", wanted.source is not None and wanted.source not in configuration.source),
+            ("--connection", wanted.connection is not None and without_password(wanted.connection) not in known),
         )
         if contradicts
     ]

@@ -130,6 +130,7 @@ def _lines(made: Kit, zone: tzinfo) -> Iterator[str]:
     yield _("1. On a new machine (Debian, Ubuntu), as root:")
     majors = [source.postgres_major for repository in made.repositories for source in repository.sources]
     yield from (f"   {line}" for line in install_commands(majors))
+    yield _("   The last line wants a copy of Holdfast itself, its folder or its wheel: keep one with this kit.")
     yield ""
     yield _("2. Put the passphrase (or the recovery key) into a file that only root reads, for example")
     yield _("   /root/secret, as one line. Then, from one of the repositories:")

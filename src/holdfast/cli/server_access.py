@@ -124,7 +124,11 @@ def tell(output: Output, connection: str) -> bool:
         output.line()
         output.line(_("These lines belong into pg_hba.conf, above others that match; then SELECT pg_reload_conf();"))
         output.line()
-        for line in hba_lines(role, address=client_address(str(error), server), database=database):
+        address = client_address(str(error), server)
+        lines = hba_lines(role, address=address, database=database)
+        if server.host == "localhost":  # which of the two it is differs from machine to machine
+            lines += hba_lines(role, address="127.0.0.1" if address == "::1" else "::1", database=database)
+        for line in lines:
             output.line(f"  {line}")
         output.line()
         return False

@@ -173,7 +173,21 @@ def check_disk(url: str, data_directories: Sequence[Path]) -> list[Finding]:
     remedy = _("Make room on that disk, or move the repository to a larger one.") if low else ""
     found = [Finding(name="room", status=Status.WARNING if low else Status.OK, what=what, remedy=remedy)]
     shared = [directory for directory in data_directories if _device(directory) == device]
-    return found + [_same_disk(folder, directory) for directory in shared]
+    inside = [directory for directory in data_directories if directory in (folder, *folder.parents)]
+    return found + [
+        _inside(folder, directory) if directory in inside else _same_disk(folder, directory) for directory in shared
+    ]
+
+
+def _inside(folder: Path, directory: Path) -> Finding:
+    return Finding(
+        name="inside",
+        status=Status.FAILED,
+        what=_(
+            "{folder} lies inside the cluster's data directory {directory}: each backup would hold all others"
+        ).format(folder=folder, directory=directory),
+        remedy=_("Move the folder elsewhere and mend the repository's url."),
+    )
 
 
 def _same_disk(folder: Path, directory: Path) -> Finding:

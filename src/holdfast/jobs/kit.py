@@ -89,12 +89,12 @@ def newest_of_each(records: Records) -> tuple[KitSource, ...]:
 
 
 def install_commands(majors: Sequence[int], version: str = __version__) -> list[str]:
-    """For a bare Debian or Ubuntu."""
+    """For a bare Debian or Ubuntu, beside a copy of Holdfast's own folder that was kept with the kit."""
     packages = " ".join(["python3-venv", *(f"postgresql-{major}" for major in sorted(set(majors)))])
     return [
         f"apt-get install {packages}",
         "python3 -m venv /opt/holdfast",
-        f"/opt/holdfast/bin/pip install holdfast=={version}",
+        f"/opt/holdfast/bin/pip install ./holdfast-{version}",
     ]
 
 
