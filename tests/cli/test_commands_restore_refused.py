@@ -41,7 +41,7 @@ def test_root_gives_nothing_to_nobody(tmp_path: Path) -> None:
     accounts = tmp_path / "passwd"
     lines = Path("/etc/passwd").read_text().splitlines(keepends=True)
     accounts.write_text("".join(line for line in lines if not line.startswith("postgres:")))
-    asked = "from holdfast.jobs.restore import _owner; import sys; print(_owner(*sys.argv[1:] or [None]))"
+    asked = "from holdfast.jobs.restore_plan import _owner; import sys; print(_owner(*sys.argv[1:] or [None]))"
     command = ["unshare", "-m", "sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(accounts)]
     probe = subprocess.run([*command, "true"], capture_output=True, check=False)
     require(probe.returncode == 0, "a mount of its own cannot be had here")
