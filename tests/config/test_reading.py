@@ -140,6 +140,11 @@ def test_other_relative_paths_count_from_there_too() -> None:
         (POSTGRES + 'wal = { form = "stream" }', ["source.t.wal.form is not a setting", '"from"']),
         (POSTGRES + 'checks = [{ sql = "x", expct = "y" }]', ["source.t.checks[0].expct", '"expect"']),
         (REPOSITORY + 'acces_key_id = "x"', ["repository.r.acces_key_id", '"access_key_id"']),
+        (REPOSITORY + 'username = { evn = "x" }', ["repository.r.username.evn", '"env"']),
+        (REPOSITORY + "account_name = 1", ["repository.r.account_name must be"]),
+        (REPOSITORY + 'sas_token = { evn = "x" }', ["repository.r.sas_token.evn", '"env"']),
+        (REPOSITORY + 'password = "hunter2"', ["repository.r.password must not hold the secret itself"]),
+        (REPOSITORY + 'signature = "v2"', ['repository.r.signature must be one of "v4" or "v1"']),
         (REPOSITORY + 'access_key_id = { evn = "x" }', ["repository.r.access_key_id.evn", '"env"']),
         ("timezone = 8", ["timezone must be text in quotes, not a number"]),
         ("timezone = true", ["timezone must be text in quotes, not true or false"]),
@@ -246,6 +251,32 @@ def test_the_options_of_a_store_are_revealed_by_name(monkeypatch: pytest.MonkeyP
         "access_key_secret": "hunter2",
     }
     assert "hunter2" not in repr(repository)
+
+
+def test_the_options_of_every_kind_of_store_are_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S", "hunter2")
+    repository = parse_configuration(
+        REPOSITORY
+        + 'checksum = "md5"\nsignature = "v1"\naccount_name = { env = "S" }\nusername = "u"\n'
+        + "\n".join(
+            f'{name} = {{ env = "S" }}' for name in ("account_key", "sas_token", "credential", "token", "password")
+        ),
+        tmp_path,
+    ).repository["r"]
+    options = repository.store_options(tmp_path)
+    assert options == {
+        "checksum": "md5", "signature": "v1", "account_name": "hunter2", "username": "u", "account_key": "hunter2",
+        "sas_token": "hunter2", "credential": "hunter2", "token": "hunter2", "password": "hunter2",
+    }  # fmt: skip
+    assert repository.plain_options() == {"checksum": "md5", "signature": "v1", "username": "u"}
+    assert [secret.env for secret in repository.secrets()] == ["S"] * 6
+    assert "hunter2" not in repr(repository)
+
+
+def test_containers_of_two_accounts_are_two_places() -> None:
+    text = '[repository.{}]\nurl = "azblob://b"\naccount_name = "{}"\n'
+    assert len(parse_configuration(text.format("a", "one") + text.format("b", "two"), FOLDER).repository) == 2
+    assert "is the same as" in mistakes_in(text.format("a", "one") + text.format("b", "one"))
 
 
 def test_a_file_is_read_with_and_without_a_byte_order_mark(tmp_path: Path) -> None:

@@ -16,6 +16,11 @@ def said(status: int, code: str = "", message: str = "", *, temporary: bool = Fa
     )
 
 
+GOOGLE = (
+    'X (permanent) at read => GcsErrorResponse {{ error: GcsError {{ code: {}, message: "No such object: b/o", errors: '
+    '[GcsErrorDetail {{ domain: "global", location: "", location_type: "", message: "No such object: b/o", '
+    'reason: "{}" }}] }} }}\n\nContext:\n   response: Parts {{ status: {}, version: HTTP/1.1 }}\n   service: gcs\n'
+)
 SENT = "X ({}) at read => send http request\n\nContext:\n   url: a\n\nSource:\n   error sending: {}\n\nBacktrace:"
 
 
@@ -54,6 +59,22 @@ SENT = "X ({}) at read => send http request\n\nContext:\n   url: a\n\nSource:\n 
             "little",
         ),
         (opendals.Unexpected("Unexpected (permanent) at read => new words\n"), Verdict.UNREACHABLE, "new words"),
+        (opendals.ConditionNotMatch(said(409, "FileImmutable")), Verdict.REFUSED, "FileImmutable"),
+        (opendals.ConditionNotMatch(said(409, "SomethingElse")), Verdict.UNREACHABLE, "SomethingElse"),
+        (opendals.ConditionNotMatch(said(409, "BlobAlreadyExists")), Verdict.EXISTS, "BlobAlreadyExists"),
+        (opendals.Unexpected(said(501, "NotImplemented")), Verdict.UNSUPPORTED, "NotImplemented"),
+        (opendals.Unsupported("Unsupported (permanent) at write => no if_not_exists\n"), Verdict.UNSUPPORTED, "if_not"),
+        (opendals.NotFound(said(404, "BlobNotFound")), Verdict.MISSING, "BlobNotFound"),
+        (opendals.NotFound(said(404, "ContainerNotFound")), Verdict.UNREACHABLE, "ContainerNotFound"),
+        (opendals.PermissionDenied(said(403, "SecondLevelDomainForbidden")), Verdict.REFUSED, "SecondLevel"),
+        (opendals.PermissionDenied(said(403, "RequestTimeTooSkewed")), Verdict.REFUSED, "RequestTimeTooSkewed"),
+        (opendals.PermissionDenied(said(403, "InvalidObjectState")), Verdict.UNREACHABLE, "InvalidObjectState"),
+        (opendals.Unexpected(said(503, "ServerBusy", temporary=True)), Verdict.BUSY, "ServerBusy"),
+        (opendals.Unexpected(said(416)), Verdict.BEYOND_END, "416"),
+        (opendals.Unexpected(said(423)), Verdict.BUSY, "423"),
+        (opendals.NotFound(GOOGLE.format(404, "notFound", 404)), Verdict.MAYBE_MISSING, "notFound: No such object"),
+        (opendals.PermissionDenied(GOOGLE.format(403, "forbidden", 403)), Verdict.REFUSED, "forbidden"),
+        (opendals.ConditionNotMatch(GOOGLE.format(412, "conditionNotMet", 412)), Verdict.EXISTS, "conditionNotMet"),
         (opendals.Unexpected(""), Verdict.UNREACHABLE, ""),
         (TimeoutError(), Verdict.BUSY, "no answer in time"),
     ],
@@ -72,6 +93,11 @@ def test_hints_say_what_to_change() -> None:
         "SecondLevelDomainForbidden": "virtual",
         "RequestTimeTooSkewed": "clock",
         "SignatureDoesNotMatch": "access key",
+        "AuthenticationFailed": "access key",
+        "ContainerNotFound": "Create the bucket",
+        "SecurityTokenExpired": "token",
+        "InvalidObjectState": "archive",
+        "FileImmutable": "retention",
     }.items():
         assert hint in read_answer(opendals.Unexpected(said(403, code))).hint
 

@@ -18,6 +18,7 @@ import pytest
 from holdfast.clock import SystemClock
 from holdfast.errors import HoldfastError, NoSpace, ObjectExists, PermissionRefused, StoreBusy, StoreUnreachable
 from holdfast.store.folder import MARK, FolderStore
+from tests.privileges import NOBODY, require_root
 from tests.requirements import require
 
 
@@ -240,6 +241,17 @@ for number in itertools.count():
     store.put(f"packs/{number}", bytes([number % 256]) * 8_000_000, if_absent=True)
     print(number, flush=True)
 """
+
+
+def test_what_root_writes_belongs_to_the_owner_of_the_store(root: Path) -> None:
+    """A restore as root leaves a lease behind: the user whose backups go there must be able to list it."""
+    require_root()
+    make(root)
+    for path in (root, root / MARK, root.parent):
+        os.chown(path, NOBODY, NOBODY)
+    FolderStore(root, clock=SystemClock()).put("leases/ab/one", b"root was here")
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in root.rglob("*")}
+    assert owners == {(NOBODY, NOBODY)}
 
 
 def test_sigkill_in_the_middle_leaves_nothing_half(root: Path) -> None:

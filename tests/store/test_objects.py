@@ -25,11 +25,13 @@ from holdfast.errors import (
     StoreBusy,
     StoreUnreachable,
 )
-from holdfast.store.objects import ObjectStore, TimeLimits
+from holdfast.store.calls import TimeLimits
+from holdfast.store.objects import ObjectStore
 from holdfast.store.port import Store
 from holdfast.store.retrying import Patience, RetryingStore
-from holdfast.store.services import S3, arguments
-from tests.object_servers import ObjectServer
+from holdfast.store.service import arguments
+from holdfast.store.services import S3, WEBDAV_PLAIN
+from tests.object_servers import FolderServer, ObjectServer
 from tests.store.conftest import BUCKET, object_store
 from tests.store.peers import (
     Request,
@@ -353,3 +355,92 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, str], told: s
     with pytest.raises(ConfigError) as caught:
         ObjectStore(S3, bucket=BUCKET, prefix="", options=options)
     assert told in caught.value.hint
+
+
+def test_what_is_noticed_of_a_service(moto: ObjectServer) -> None:
+    store = at(moto.address, prefix="traits", limits=None)
+    store.put("name", b"0123456789")
+    assert store.traits("name").ranges is None
+    assert store.traits("name").keeps_versions is False
+    assert store.get("name", 4, 3) == b"456"
+    assert store.traits("name").ranges is True
+    with peer(forwarding(moto.address, lambda _request: None, drop_range=True)) as address:
+        other = at(address, prefix="traits", limits=None)
+        assert other.get("name", 4, 3) == b"456"
+        assert other.traits("name").ranges is False
+
+
+def test_a_service_without_the_condition_gets_plain_puts(moto: ObjectServer) -> None:
+    asked: list[str] = []
+
+    def refuse_condition(request: Request) -> int | None:
+        if "if-none-match" in request.headers:
+            asked.append(request.target)
+            return 501
+        return None
+
+    with peer(forwarding(moto.address, refuse_condition)) as address:
+        store = at(address, prefix="plain", limits=None)
+        store.put("name", b"1", if_absent=True)
+        store.put("name", b"2", if_absent=True)
+        assert store.get("name") == b"2"
+        assert not store.exclusive_create()
+    assert len(asked) == 1
+
+
+def test_a_web_folder_that_is_gone_is_not_an_empty_store(webdav: FolderServer) -> None:
+    webdav.ask("MKCOL", "/mounted")
+    store = ObjectStore(WEBDAV_PLAIN, bucket=webdav.address, prefix="mounted", options=webdav.options)
+    assert [*store.list("")] == []
+    with pytest.raises(ObjectMissing):
+        store.get("name")
+    store.put("name", b"1")
+    webdav.ask("DELETE", "/mounted")
+    for call in (CALLS["get"], CALLS["range"], CALLS["list"]):
+        with pytest.raises(StoreUnreachable, match="no such folder") as caught:
+            call(store)
+        assert not isinstance(caught.value, StoreBusy)
+        assert "Create the folder" in caught.value.hint
+
+
+def test_an_upload_to_a_web_folder_that_breaks_off_leaves_nothing_behind(webdav: FolderServer) -> None:
+    webdav.ask("MKCOL", "/breaking")
+    refused: list[str] = []
+
+    def refuse_move(request: Request) -> int | None:
+        if request.method == "MOVE":
+            refused.append(request.target)
+            return 503
+        return None
+
+    with peer(forwarding(webdav.address, refuse_move)) as address:
+        store = ObjectStore(WEBDAV_PLAIN, bucket=address, prefix="breaking", options=webdav.options)
+        with pytest.raises(StoreBusy):
+            store.put("name", b"1")
+        assert [*store.list("")] == []
+        with pytest.raises(ObjectMissing):
+            store.get("name")
+    with pytest.raises(AssertionError, match="404"):
+        webdav.ask("GET", refused[0])
+
+
+def test_who_we_are_is_refused_by_a_web_folder(webdav: FolderServer) -> None:
+    options = {**webdav.options, "password": SECRET}
+    store = ObjectStore(WEBDAV_PLAIN, bucket=webdav.address, prefix="tests", options=options)
+    for call in CALLS.values():
+        with pytest.raises(PermissionRefused) as caught:
+            call(store)
+        assert SECRET not in str(caught.value)
+
+
+def test_an_interpreter_that_ends_right_after_a_call_ends_well(moto: ObjectServer) -> None:
+    """The client's own threads are still at work on the way back; one in our code would abort the process."""
+    script = (
+        "import sys; from holdfast.store.objects import ObjectStore; from holdfast.store.services import S3\n"
+        f"store = ObjectStore(S3, bucket={BUCKET!r}, prefix='end', options={dict(moto.options)!r})\n"
+        "store.put('a', b'1')\nstore.delete('a')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for _round in range(25):
+        done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, check=False)
+        assert done.returncode == 0

@@ -11,7 +11,7 @@ from holdfast.clock import SystemClock
 from holdfast.errors import ConfigError, StoreUnreachable
 from holdfast.store.opening import open_store
 from holdfast.store.port import Store
-from tests.object_servers import ObjectServer
+from tests.object_servers import FolderServer, ObjectServer
 from tests.store.conftest import BUCKET
 
 
@@ -54,9 +54,15 @@ def test_a_bucket(moto: ObjectServer) -> None:
         ("s3:bucket", "s3://bucket/prefix"),
         ("fil:///a", "file://"),
         ("s33://bucket", "s3://"),
-        ("oss://bucket", "supports file://, s3://"),
-        ("gcs://bucket", "supports file://, s3://"),
-        ("azblob://bucket", "supports file://, s3://"),
+        ("oss://bucket", "endpoint"),
+        ("gcs://bucket", "gs://"),
+        ("azure://bucket", "azblob://"),
+        ("azblob://bucket", "account"),
+        ("webdav://host/a", "webdav+https://"),
+        ("https://host/a", "webdav+https://"),
+        ("webdav+https://host/a/../b", "webdav+https://host/folder"),
+        ("webdav+https:///a", "webdav+https://host/folder"),
+        ("swift://bucket", "supports file://, s3://"),
         ("memory://x", "supports file://, s3://"),
         ("s3://", "s3://bucket/prefix"),
         ("s3:///prefix", "s3://bucket/prefix"),
@@ -81,9 +87,21 @@ def test_a_secret_in_a_url_is_refused_and_not_repeated(url: str) -> None:
     assert "hush" not in str(caught.value) + caught.value.hint
 
 
+def test_a_folder_of_a_web_server(webdav: FolderServer) -> None:
+    webdav.ask("MKCOL", "/opened")
+    store = opened(f"webdav+http://{webdav.address}/opened/", webdav.options)
+    store.put("a/b", b"1")
+    assert store.url == f"webdav+http://{webdav.address}/opened"
+    assert [listed.name for listed in store.list("")] == ["a/b"]
+    assert not store.exclusive_create()
+
+
 def test_options_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="endpoint"):
         opened(f"file://{tmp_path}", {"endpoint": "x"}, create=True)
     with pytest.raises(ConfigError, match="regoin") as caught:
         opened("s3://bucket", {"regoin": "x"})
     assert "region" in caught.value.hint
+    with pytest.raises(ConfigError, match="account_key") as caught:
+        opened("oss://bucket", {"account_key": "x"})
+    assert "access_key_id" in caught.value.hint

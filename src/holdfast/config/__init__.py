@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from holdfast.config.initial import InitialRepository, InitialSource, initial_configuration, write_initial_configuration
 from holdfast.config.model import (
+    STORE_OPTIONS,
+    STORE_SECRETS,
+    TEXTS_OR_SECRETS,
     Check,
     Configuration,
     FilesSource,
@@ -28,6 +31,9 @@ from holdfast.config.reading import parse_configuration, read_configuration
 from holdfast.config.secret import Secret
 
 __all__ = [
+    "STORE_OPTIONS",
+    "STORE_SECRETS",
+    "TEXTS_OR_SECRETS",
     "Check",
     "Configuration",
     "FilesSource",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.errors import ConfigError, PermissionRefused, Refused
@@ -24,13 +24,10 @@ class InitialSource:
 class InitialRepository:
     name: str
     url: str
-    endpoint: str | None = None
-    region: str | None = None
-    addressing: str | None = None
-    access_key_id: str | None = None
-    """Name of the environment variable that holds it."""
-    access_key_secret: str | None = None
-    """Likewise."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Settings of its store that are no secrets."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Settings of its store to the names of the environment variables that hold them."""
     id: str | None = None
     key: str | None = None
 
@@ -122,17 +119,11 @@ def _unwritable(path: Path, error: OSError) -> ConfigError | PermissionRefused:
 
 
 def _store_settings(repository: InitialRepository) -> Sequence[str]:
-    settings = [
-        _setting(name, value)
-        for name in ("endpoint", "region", "addressing", "id", "key")
-        if (value := getattr(repository, name)) is not None
+    settings = {**repository.options, "id": repository.id, "key": repository.key}
+    return [
+        *(_setting(name, value) for name, value in settings.items() if value is not None),
+        *(f"{name} = {{ env = {_quoted(variable)} }}" for name, variable in repository.variables.items()),
     ]
-    variables = [
-        f"{name} = {{ env = {_quoted(value)} }}"
-        for name in ("access_key_id", "access_key_secret")
-        if (value := getattr(repository, name)) is not None
-    ]
-    return [*settings, *variables]
 
 
 def _setting(name: str, value: str) -> str:

@@ -50,6 +50,13 @@ def _from_folder(value: Any, info: ValidationInfo) -> Any:
     return Path(folder, _text(value))
 
 
+def _from_home(value: Any, info: ValidationInfo) -> Any:
+    """As :func:`_from_folder`, but ``~/`` is the home of the user who runs the command."""
+    if isinstance(value, str) and value.startswith("~/"):
+        value = str(Path.home() / value[2:])
+    return _from_folder(value, info)
+
+
 def _url(value: str, info: ValidationInfo) -> str:
     _text(value)
     scheme, colon, rest = value.partition(":")
@@ -109,6 +116,7 @@ def _text_or_secret(value: Any) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(_text)]
 FolderPath = Annotated[Path, BeforeValidator(_from_folder)]
+HomePath = Annotated[Path, BeforeValidator(_from_home)]
 TextOrSecret = Annotated[
     Annotated[Text, Tag("text")] | Annotated[Secret, Tag("secret")], Discriminator(_text_or_secret)
 ]
@@ -175,19 +183,56 @@ class Repository(Table):
     endpoint: Text | None = None
     region: Text | None = None
     addressing: Literal["path", "virtual"] | None = None
+    checksum: Literal["none", "md5", "crc32c"] | None = None
+    signature: Literal["v4", "v1"] | None = None
     access_key_id: TextOrSecret | None = None
-    """A name rather than a secret, so it may stand here as it is."""
+    """A name rather than a secret, so it may stand here as it is; likewise the other two."""
     access_key_secret: Secret | None = None
     session_token: Secret | None = None
+    account_name: TextOrSecret | None = None
+    account_key: Secret | None = None
+    sas_token: Secret | None = None
+    credential: Secret | None = None
+    token: Secret | None = None
+    username: TextOrSecret | None = None
+    password: Secret | None = None
+    user: Text | None = None
+    port: Annotated[int, Field(ge=1, le=65535, strict=True)] | None = None
+    private_key: HomePath | None = None
+    private_key_passphrase: Secret | None = None
+    known_hosts: HomePath | None = None
 
     def store_options(self, folder: Path) -> dict[str, str]:
-        """What the store is opened with, secrets revealed: never to be shown."""
-        options: dict[str, str] = {}
-        for name in ("endpoint", "region", "addressing", "access_key_id", "access_key_secret", "session_token"):
-            value: str | Secret | None = getattr(self, name)
-            if value is not None:
-                options[name] = value.reveal(folder) if isinstance(value, Secret) else value
-        return options
+        """What the store is opened with, secrets revealed: never to be shown. Which belong to it, the store says."""
+        return {
+            name: value.reveal(folder) if isinstance(value, Secret) else str(value)
+            for name, value in self._store_settings().items()
+        }
+
+    def plain_options(self) -> dict[str, str]:
+        """Those that are no secrets: what a recovery kit may hold. A key's id goes with its secret, not here."""
+        return {
+            name: str(value)
+            for name, value in self._store_settings().items()
+            if not isinstance(value, Secret) and name != "access_key_id"
+        }
+
+    def secrets(self) -> list[Secret]:
+        """The places of all its secrets."""
+        own = [self.passphrase] if self.passphrase else []
+        return own + [value for value in self._store_settings().values() if isinstance(value, Secret)]
+
+    def _store_settings(self) -> dict[str, Any]:
+        return {name: value for name in STORE_OPTIONS if (value := getattr(self, name)) is not None}
+
+
+STORE_OPTIONS = tuple(name for name in Repository.model_fields if name not in ("url", "id", "key", "passphrase"))
+"""Settings of a repository that are its store's."""
+
+TEXTS_OR_SECRETS = ("access_key_id", "account_name", "username")
+
+STORE_SECRETS = tuple(name for name in STORE_OPTIONS if Repository.model_fields[name].annotation == Secret | None)
+"""Those that must be a secret's place."""
 
 
 class Document(Table):

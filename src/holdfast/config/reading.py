@@ -11,7 +11,17 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from holdfast.config.mistakes import Mistake, dotted, in_words, near, refusal, unknown
-from holdfast.config.model import Check, Configuration, Document, FilesSource, PostgresSource, Repository, Wal
+from holdfast.config.model import (
+    STORE_SECRETS,
+    TEXTS_OR_SECRETS,
+    Check,
+    Configuration,
+    Document,
+    FilesSource,
+    PostgresSource,
+    Repository,
+    Wal,
+)
 from holdfast.config.places import default_state_folder
 from holdfast.config.secret import Secret, group_name, owner_name
 from holdfast.errors import ConfigError
@@ -169,9 +179,9 @@ def _place(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     parts = list(location)
     if parts[0] == "source" and len(parts) > 2 and parts[2] in ("postgres", "files"):
         del parts[2]
-    if "access_key_id" in parts:
-        branch = parts.index("access_key_id") + 1
-        del parts[branch : branch + 1]
+    for number, part in enumerate(parts):
+        if parts[0] == "repository" and number == 2 and part in TEXTS_OR_SECRETS:
+            del parts[number + 1 : number + 2]
     if parts and parts[-1] == "[key]":
         del parts[-1]
     return tuple(parts)
@@ -181,7 +191,7 @@ def _settings(place: tuple[int | str, ...]) -> set[str]:
     """The settings of the table in which ``place`` stands."""
     names = [part for part in place[:-1] if isinstance(part, str)]
     models: list[type[BaseModel]] = []
-    if names and names[-1] in ("passphrase", "access_key_id", "access_key_secret", "session_token"):
+    if names and names[-1] in ("passphrase", *TEXTS_OR_SECRETS, *STORE_SECRETS):
         models = [Secret]
     elif names and names[-1] in ("wal", "checks"):
         models = [Wal if names[-1] == "wal" else Check]
@@ -210,10 +220,10 @@ def _unknown_repositories(document: Document) -> list[Mistake]:
 
 def _same_places(document: Document) -> list[Mistake]:
     """Two repositories in one place would mint two keys there."""
-    seen: dict[tuple[str, str | None], str] = {}
+    seen: dict[tuple[str, str | None, str], str] = {}
     mistakes = []
     for name, repository in document.repository.items():
-        place = (repository.url.rstrip("/"), repository.endpoint)
+        place = (repository.url.rstrip("/"), repository.endpoint, repr(repository.account_name))
         if place in seen:
             mistakes.append(
                 Mistake(

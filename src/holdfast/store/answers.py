@@ -7,8 +7,10 @@ stand only in the text (opendal 0.47.12)::
     …
        response: Parts { status: 404, version: HTTP/1.1, … }
 
-Pure: an exception in, a verdict out. Sources: opendal's ``core/src/types/error.rs`` and ``services/s3/src/error.rs``;
-the codes are those of "Error responses" in the Amazon S3 API reference, and what OSS and MinIO add to them.
+Pure: an exception in, a verdict out. Sources: opendal's ``core/src/types/error.rs`` and ``services/*/src/error.rs``;
+the codes are those of "Error responses" in the Amazon S3 API reference and in the manuals of OSS, COS and OBS, "Blob
+Storage error codes" of Azure and "Error handling" of B2's native API. Google's JSON has a ``reason`` instead; WebDAV
+has the status alone.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from holdfast.messages import _
+from holdfast.store.answer_hints import hint_for
 
 
 class Verdict(Enum):
@@ -34,6 +37,8 @@ class Verdict(Enum):
     BUSY = auto()
     REFUSED = auto()
     FULL = auto()
+    UNSUPPORTED = auto()
+    """The service does not know what was asked of it, as a condition of a put."""
     UNREACHABLE = auto()
 
 
@@ -43,23 +48,50 @@ class Answer:
     reason: str
     """For people: one line, without secrets."""
     hint: str = ""
+    answered: bool = True
+    """False where no answer came: nobody there, or too late."""
 
 
 _BY_CODE = {
-    "NoSuchKey": Verdict.MISSING,
-    "NoSuchBucket": Verdict.UNREACHABLE,
-    "PreconditionFailed": Verdict.EXISTS,
-    "FileAlreadyExists": Verdict.EXISTS,
+    **dict.fromkeys(("NoSuchKey", "BlobNotFound", "no_such_file"), Verdict.MISSING),
+    **dict.fromkeys(
+        (
+            *("NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted", "ContainerDisabled", "ResourceNotFound"),
+            *("bad_bucket_id", "PermanentRedirect", "InvalidObjectState", "BlobArchived"),
+        ),
+        Verdict.UNREACHABLE,
+    ),
+    **dict.fromkeys(
+        ("PreconditionFailed", "FileAlreadyExists", "BlobAlreadyExists", "ConditionNotMet", "conditionNotMet"),
+        Verdict.EXISTS,
+    ),
     "InvalidRange": Verdict.BEYOND_END,
-    "ConditionalRequestConflict": Verdict.BUSY,
-    "OperationAborted": Verdict.BUSY,
-    "RequestTimeout": Verdict.BUSY,
-    "SlowDown": Verdict.BUSY,
-    "ServiceUnavailable": Verdict.BUSY,
-    "InternalError": Verdict.BUSY,
-    "XMinioStorageFull": Verdict.FULL,
-    "InsufficientStorage": Verdict.FULL,
-    "QuotaExceeded": Verdict.FULL,
+    **dict.fromkeys(
+        (
+            *("ConditionalRequestConflict", "OperationAborted", "RequestTimeout", "SlowDown", "ServiceUnavailable"),
+            *("InternalError", "ServerBusy", "OperationTimedOut", "service_unavailable", "internal_error"),
+            *("expired_auth_token", "request_timeout", "too_many_requests", "QpsLimitExceeded"),
+        ),
+        Verdict.BUSY,
+    ),
+    **dict.fromkeys(
+        (
+            *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "ExpiredToken"),
+            *("InvalidToken", "InvalidSecurityToken", "SecurityTokenExpired", "SecurityTokenNotSupported"),
+            *("SecondLevelDomainForbidden", "UserDisable", "AuthenticationFailed", "AuthorizationFailure"),
+            *("AuthorizationPermissionMismatch", "AccountIsDisabled", "FileImmutable", "BlobImmutableDueToPolicy"),
+            *("ObjectImmutable", "unauthorized", "bad_auth_token", "access_denied"),
+        ),
+        Verdict.REFUSED,
+    ),
+    **dict.fromkeys(
+        (
+            *("XMinioStorageFull", "InsufficientStorage", "QuotaExceeded", "InsufficientStorageSpace"),
+            *("storage_cap_exceeded", "cap_exceeded", "AccountQuotaExceeded"),
+        ),
+        Verdict.FULL,
+    ),
+    "NotImplemented": Verdict.UNSUPPORTED,
 }
 _BY_KIND = {
     "NotFound": Verdict.MAYBE_MISSING,
@@ -68,13 +100,18 @@ _BY_KIND = {
     "RangeNotSatisfied": Verdict.BEYOND_END,
     "PermissionDenied": Verdict.REFUSED,
     "RateLimited": Verdict.BUSY,
+    "Unsupported": Verdict.UNSUPPORTED,
 }
 _BY_STATUS = {
     401: Verdict.REFUSED,
     403: Verdict.REFUSED,
+    405: Verdict.MAYBE_MISSING,  # a folder has the name
     408: Verdict.BUSY,
     412: Verdict.EXISTS,
+    416: Verdict.BEYOND_END,
+    423: Verdict.BUSY,
     429: Verdict.BUSY,
+    501: Verdict.UNSUPPORTED,
     507: Verdict.FULL,
 }
 
@@ -82,22 +119,29 @@ _BY_STATUS = {
 def read_answer(error: Exception, *, secrets: Collection[str] = ()) -> Answer:
     """What ``error``, opendal's or a ``TimeoutError``, says; ``secrets`` are blotted out of the reason."""
     if isinstance(error, TimeoutError):
-        return Answer(verdict=Verdict.BUSY, reason=_("no answer in time"))
+        return Answer(verdict=Verdict.BUSY, reason=_("no answer in time"), answered=False)
     text = str(error)
-    code = _first(r'code: "([A-Za-z0-9.]+)"', text)
+    code = _first(r'code: "([^"\\]+)"', text).strip() or _first(r'\breason: "([A-Za-z]+)"', text)
     status = int(_first(r"\bstatus: (\d{3})\b", text) or 0)
     reason = _reason(text, code, status)
     for secret in secrets:
         reason = reason.replace(secret, "…")
     return Answer(
-        verdict=_verdict(type(error).__name__, text, code, status), reason=reason, hint=_hint(code, status, text)
+        verdict=_verdict(type(error).__name__, text, code, status),
+        reason=reason,
+        hint=hint_for(code, status, text),
+        answered=status > 0,
     )
 
 
 def _verdict(kind: str, text: str, code: str, status: int) -> Verdict:
     if "reader got too much data" in text or "reader got too little data" in text:
         return Verdict.OTHER_LENGTH
-    known = _BY_CODE.get(code) or _BY_KIND.get(kind) or _BY_STATUS.get(status)
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if code and status == 409:  # a conflict that is not the name's: opendal calls all of them alike
+        return Verdict.UNREACHABLE
+    known = _BY_KIND.get(kind) or _BY_STATUS.get(status)
     if known is not None:
         return known
     if "certificate" in text:
@@ -107,41 +151,12 @@ def _verdict(kind: str, text: str, code: str, status: int) -> Verdict:
 
 def _reason(text: str, code: str, status: int) -> str:
     if code:
-        message = _first(r'message: "((?:[^"\\]|\\.)*)"', text)
+        message = " ".join(_first(r'message: "((?:[^"\\]|\\.)*)"', text).split())
         return f"{code}: {message}"[:300] if message else code
     if status:
         return _("the service answered with status {status}").format(status=status)
     source = _first(r"Source:\s*\n\s*([^\n]+)", text) or text.partition("\n")[0].rpartition("=> ")[2]
     return source.strip()[:300]
-
-
-def _hint(code: str, status: int, text: str) -> str:
-    bucket = _("Create the bucket, or correct the repository's url.")
-    region = _("Set the region, and the endpoint, of the bucket under its repository.")
-    key = _("Correct the access key of the repository.")
-    room = _("Raise the quota of the bucket, or make room in it.")
-    hints = {
-        "NoSuchBucket": bucket,
-        "PermanentRedirect": region,
-        "AuthorizationHeaderMalformed": region,
-        "IllegalLocationConstraintException": region,
-        "SecondLevelDomainForbidden": _('Set addressing = "virtual" under the repository.'),
-        "RequestTimeTooSkewed": _("Set this machine's clock."),
-        "ExpiredToken": key,
-        "InvalidAccessKeyId": key,
-        "SignatureDoesNotMatch": key,
-        "XMinioStorageFull": room,
-        "InsufficientStorage": room,
-        "QuotaExceeded": room,
-        "301": region,
-        "401": key,
-        "403": _("Allow this access key to list, read and write the bucket."),
-        "507": room,
-        "certificate": _("Correct the endpoint, or install the certificate of the authority that signed its own."),
-        "(Connect)": _("See that the endpoint is right and that this machine can reach it."),
-    }
-    told = [code, str(status), *(word for word in ("certificate", "(Connect)") if word in text)]
-    return next((hints[word] for word in told if word in hints), "")
 
 
 def _first(pattern: str, text: str) -> str:

@@ -10,17 +10,59 @@ The process must not fork after the first call (opendal's own threads do not sur
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextvars import Context
+from dataclasses import dataclass
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 _GRACE_S = 5.0
 """How much later than its limit a call ends if the loop itself is stuck."""
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLimits:
+    base_s: float = 30.0
+    """For the answer to begin; a download may not pause for longer either."""
+    bytes_per_second: int = 64 << 10
+    """The slowest link that is waited for: a call has ``base_s`` and its bytes at this rate."""
+    unknown_bytes: int = 64 << 20
+    """What a download of unknown size is reckoned as."""
+
+    def for_bytes(self, size: int | None) -> float:
+        """Seconds."""
+        return self.base_s + (self.unknown_bytes if size is None else size) / self.bytes_per_second
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Knows how many threads are about to wake it.
+
+    opendal's threads bring their results by it. One that still has to return when the interpreter ends would end the
+    whole process by a signal (SIGABRT), after all was done well.
+    """
+
+    waking = 0
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        self.waking += 1  # no call in these two lines: so no other thread gets its turn within them
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        finally:
+            self.waking -= 1
+
+
 _lock = threading.Lock()
-_running: asyncio.AbstractEventLoop | None = None
+_running: _Loop | None = None
+_going_on: set[asyncio.Task[Any]] = set()
+"""The calls that are under way; touched in the loop's thread only."""
 
 
 def call(begin: Callable[[], Awaitable[T]], *, limit_s: float) -> T:
@@ -37,14 +79,42 @@ def call(begin: Callable[[], Awaitable[T]], *, limit_s: float) -> T:
 
 
 async def _within(begin: Callable[[], Awaitable[T]], limit_s: float) -> T:
-    async with asyncio.timeout(limit_s):
-        return await begin()
+    task = asyncio.current_task()
+    assert task is not None
+    _going_on.add(task)
+    try:
+        async with asyncio.timeout(limit_s):
+            return await begin()
+    finally:
+        _going_on.discard(task)
 
 
-def _loop() -> asyncio.AbstractEventLoop:
+def _loop() -> _Loop:
     global _running  # noqa: PLW0603  one loop serves the process
     with _lock:
         if _running is None:
-            _running = asyncio.new_event_loop()
-            threading.Thread(target=_running.run_forever, name="holdfast-store", daemon=True).start()
+            _running = _Loop()
+            thread = threading.Thread(target=_running.run_forever, name="holdfast-store", daemon=True)
+            thread.start()
+            atexit.register(_end, _running, thread)
         return _running
+
+
+def _end(loop: _Loop, thread: threading.Thread) -> None:
+    """Before the interpreter ends: no call goes on, and nobody else's thread is in our code."""
+    with contextlib.suppress(TimeoutError):
+        asyncio.run_coroutine_threadsafe(_cancel(), loop).result(_GRACE_S)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_GRACE_S)
+    until = time.monotonic() + _GRACE_S
+    while loop.waking and time.monotonic() < until:
+        time.sleep(0.001)
+    if not thread.is_alive():
+        loop.close()
+
+
+async def _cancel() -> None:
+    calls = [*_going_on]
+    for task in calls:
+        task.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from holdfast.errors import ObjectExists, ObjectMissing
+from holdfast.errors import ObjectExists, ObjectMissing, StoreUnreachable
 from holdfast.messages import _
 
 
@@ -14,6 +14,10 @@ class Operation(StrEnum):
     LIST = "list"
     DELETE = "delete"
     PROBE = "probe"
+
+
+class Unmarked(StoreUnreachable):
+    """The machine answers, and there is no store at the place: a disk is not mounted, or the store not made yet."""
 
 
 def cannot(operation: Operation, name: str, store: str, reason: str) -> str:

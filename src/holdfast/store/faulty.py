@@ -16,7 +16,7 @@ from holdfast.clock import Clock
 from holdfast.errors import StoreBusy
 from holdfast.messages import _
 from holdfast.store.failures import Operation, cannot, missing
-from holdfast.store.port import Bytes, Listed, Store
+from holdfast.store.port import Bytes, Listed, Store, Traits
 
 
 class Killed(BaseException):
@@ -137,6 +137,9 @@ class FaultyStore:
         answer = self._inner.exclusive_create()
         self._after(due, Operation.PROBE, "")
         return answer
+
+    def traits(self, name: str) -> Traits:
+        return self._inner.traits(name)
 
     def _arrive(self, operation: Operation, name: str, size: int) -> Sequence[Fault]:
         """Log the call; the faults that are due at it."""

@@ -32,9 +32,9 @@ from pathlib import Path
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError, NoSpace, PermissionRefused, StoreBusy, StoreUnreachable
 from holdfast.messages import _
-from holdfast.store.failures import Operation, cannot, exists, missing
+from holdfast.store.failures import Operation, Unmarked, cannot, exists, missing
 from holdfast.store.names import check_name, check_prefix, check_range, is_name
-from holdfast.store.port import Bytes, Listed
+from holdfast.store.port import Bytes, Listed, Traits
 from holdfast.store.probing import creates_exclusively
 
 MARK = ".holdfast-store"
@@ -61,6 +61,7 @@ class FolderStore:
             if create:
                 self._create()
             self._require_mark()
+            self._owner = _owner_to_give_to(self._mark)
             self._remove_leftovers(older_than=clock.now() - _LEFTOVER_AGE)
         except OSError as error:
             raise self._failure(error, Operation.LIST, "") from error
@@ -74,7 +75,7 @@ class FolderStore:
         temporary = self._mark / f"{secrets.token_hex(16)}.tmp"
         try:
             try:
-                _write_synced(temporary, data)
+                _write_synced(temporary, data, self._owner)
                 self._publish(temporary, name, data, if_absent=if_absent)
             finally:
                 with contextlib.suppress(OSError):
@@ -119,6 +120,10 @@ class FolderStore:
     def exclusive_create(self) -> bool:
         return creates_exclusively(self)
 
+    def traits(self, name: str) -> Traits:
+        check_name(name)
+        return Traits(syncs=True, ranges=True, keeps_versions=False)
+
     def _create(self) -> None:
         absent = [path for path in (self._mark, *self._mark.parents) if not path.is_dir()]
         for path in reversed(absent):
@@ -133,7 +138,7 @@ class FolderStore:
 
     def _require_mark(self) -> None:
         if not self._mark.is_dir():
-            raise StoreUnreachable(
+            raise Unmarked(
                 _("no store at {store}").format(store=self._url),
                 hint=_(
                     "Mount the disk if it is not mounted, or correct the URL; "
@@ -164,7 +169,10 @@ class FolderStore:
         if known or folder == self._root:
             return
         self._make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+            if self._owner:
+                os.chown(folder, *self._owner, follow_symlinks=False)
         _sync_directory(folder.parent)
         with self._lock:
             self._synced.add(folder)
@@ -200,9 +208,17 @@ class FolderStore:
         return figures.f_bavail * figures.f_frsize
 
 
-def _write_synced(path: Path, data: Bytes) -> None:
+def _owner_to_give_to(mark: Path) -> tuple[int, int] | None:
+    """User and group of the store, for root to give what it writes to: a restore as root must not lock others out."""
+    status = mark.stat()
+    return (status.st_uid, status.st_gid) if os.geteuid() == 0 and status.st_uid != 0 else None
+
+
+def _write_synced(path: Path, data: Bytes, owner: tuple[int, int] | None) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        if owner:
+            os.fchown(descriptor, *owner)
         rest = memoryview(data).cast("B")
         while rest:
             rest = rest[os.write(descriptor, rest) :]

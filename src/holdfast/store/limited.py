@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from holdfast.store.port import Bytes, Listed, Store
+from holdfast.store.port import Bytes, Listed, Store, Traits
 
 _UNKNOWN_BYTES = 32 << 20
 """What a read of a whole object counts as: the repository's largest packs."""
@@ -46,6 +46,10 @@ class LimitedStore:
     def exclusive_create(self) -> bool:
         with self._turn(0):
             return self._inner.exclusive_create()
+
+    def traits(self, name: str) -> Traits:
+        with self._turn(0):
+            return self._inner.traits(name)
 
     @contextmanager
     def _turn(self, size: int) -> Iterator[None]:

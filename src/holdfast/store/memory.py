@@ -9,7 +9,7 @@ from datetime import datetime
 from holdfast.clock import Clock
 from holdfast.store.failures import exists, missing
 from holdfast.store.names import check_name, check_prefix, check_range
-from holdfast.store.port import Bytes, Listed
+from holdfast.store.port import Bytes, Listed, Traits
 from holdfast.store.probing import creates_exclusively
 
 
@@ -61,3 +61,7 @@ class MemoryStore:
 
     def exclusive_create(self) -> bool:
         return creates_exclusively(self)
+
+    def traits(self, name: str) -> Traits:
+        check_name(name)
+        return Traits(syncs=False, ranges=True, keeps_versions=False)

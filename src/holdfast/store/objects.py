@@ -1,14 +1,18 @@
-"""An object store: S3 and what speaks like it, through opendal.
+"""An object store: S3 and what speaks like it, and the other services of :mod:`holdfast.store.services`, by opendal.
 
 One PUT an object, from bytes that are complete in memory; no retries here (:mod:`holdfast.store.retrying`). The
 services are not taken at their word: a refused create is settled by reading back, a "not found" that does not name
-the object by a listing, and a range by its length, since some services answer with the whole object instead.
+the object by a listing, and a range by its length, since some services answer with the whole object instead. A service
+that has no create-if-absent gets a plain put. A server with folders gets a hidden name first, then a move; and its
+"not found" counts only if the store's own folder is there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC
 from functools import partial
 from typing import TypeVar
@@ -16,7 +20,6 @@ from typing import TypeVar
 import opendal
 
 from holdfast.errors import (
-    ConfigError,
     HoldfastError,
     NoSpace,
     ObjectExists,
@@ -26,50 +29,24 @@ from holdfast.errors import (
     StoreUnreachable,
 )
 from holdfast.messages import _
-from holdfast.store import calls
+from holdfast.store import aliyun, calls
 from holdfast.store.answers import Answer, Verdict, read_answer
-from holdfast.store.failures import Operation, cannot, exists, missing
+from holdfast.store.calls import TimeLimits
+from holdfast.store.failures import Operation, Unmarked, cannot, exists, missing
+from holdfast.store.identity import Identity
 from holdfast.store.names import check_name, check_prefix, check_range, is_name
-from holdfast.store.port import Bytes, Listed
+from holdfast.store.operators import OPENDALS, Operators
+from holdfast.store.port import Bytes, Listed, Traits
 from holdfast.store.probing import creates_exclusively
-from holdfast.store.services import Service, arguments
+from holdfast.store.service import Service, arguments
 
 T = TypeVar("T")
-
-_OPENDALS = (
-    opendal.exceptions.Error,
-    opendal.exceptions.Unexpected,
-    opendal.exceptions.Unsupported,
-    opendal.exceptions.ConfigInvalid,
-    opendal.exceptions.NotFound,
-    opendal.exceptions.PermissionDenied,
-    opendal.exceptions.IsADirectory,
-    opendal.exceptions.NotADirectory,
-    opendal.exceptions.AlreadyExists,
-    opendal.exceptions.IsSameFile,
-    opendal.exceptions.ConditionNotMatch,
-    opendal.exceptions.RateLimited,
-    opendal.exceptions.RangeNotSatisfied,
-    opendal.exceptions.Conflict,
-)
-"""All of opendal's exceptions: they have no base class in common."""
 
 _PAGE = 1000
 """Entries given on at a time; S3's own page."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TimeLimits:
-    base_s: float = 30.0
-    """For the answer to begin; a download may not pause for longer either."""
-    bytes_per_second: int = 64 << 10
-    """The slowest link that is waited for: a call has ``base_s`` and its bytes at this rate."""
-    unknown_bytes: int = 64 << 20
-    """What a download of unknown size is reckoned as."""
-
-    def for_bytes(self, size: int | None) -> float:
-        """Seconds."""
-        return self.base_s + (self.unknown_bytes if size is None else size) / self.bytes_per_second
+_ARRIVING = ".holdfast-arriving/"
+"""Where a server with folders holds what has not come whole: hidden, so that it is in no listing."""
 
 
 class ObjectStore:
@@ -81,23 +58,28 @@ class ObjectStore:
         prefix: str,
         options: Mapping[str, str],
         limits: TimeLimits | None = None,
+        identity: Identity | None = None,
     ) -> None:
-        """No connection is made yet. ``prefix``: without ``/`` at its ends. Raises ``ConfigError``."""
+        """No connection is made yet. ``prefix``: without ``/`` at its ends. Raises ``ConfigError``.
+
+        ``identity`` hands out credentials where ``options`` hold none.
+        """
         self._url = f"{service.scheme}://{bucket}" + (f"/{prefix}" if prefix else "")
-        self._secrets = [options[name] for name in service.secrets if options.get(name)]
         self._limits = limits or TimeLimits()
         told = arguments(service, bucket=bucket, prefix=prefix, options=options)
-        try:
-            self._uploads = opendal.AsyncOperator(service.opendal, **told)
-            base_s = self._limits.base_s
-            self._others = self._uploads.layer(opendal.layers.TimeoutLayer(timeout=base_s, io_timeout=base_s))
-        except _OPENDALS as error:
-            reason = read_answer(error, secrets=self._secrets).reason
-            raise ConfigError(
-                _("cannot use {store}: {reason}").format(store=self._url, reason=reason),
-                hint=_("Correct the options of the repository, its region and endpoint first."),
-            ) from None
+        self._endpoint = told.get("endpoint", "")
+        self._service = service
+        self._operators = Operators(
+            service,
+            store=self._url,
+            told=told,
+            secrets=[options[name] for name in service.secrets if options.get(name)],
+            limits=self._limits,
+            identity=None if service.given(options) else identity,
+        )
+        self._conditional = self._operators.creates_if_absent
         self._ranges_proven = False
+        self._ranges_ignored = False
 
     @property
     def url(self) -> str:
@@ -106,15 +88,14 @@ class ObjectStore:
     def put(self, name: str, data: Bytes, *, if_absent: bool = False) -> None:
         check_name(name)
         content = data if isinstance(data, bytes) else bytes(data)  # opendal copies anything else slowly
-
-        async def upload() -> None:
-            if if_absent:
-                await self._uploads.write(name, content, if_not_exists=True)
-            else:
-                await self._uploads.write(name, content)
-
+        conditional = if_absent and self._conditional
         try:
-            self._call(upload, Operation.PUT, name, size=len(content))
+            self._upload(name, content, if_absent=conditional)
+        except _NoCondition:
+            if not conditional:
+                raise
+            self._conditional = False
+            self._upload(name, content, if_absent=False)
         except ObjectExists:
             try:
                 ours = self.get(name) == content
@@ -123,6 +104,26 @@ class ObjectStore:
                 raise StoreBusy(cannot(Operation.PUT, name, self._url, reason)) from error
             if not ours:
                 raise
+
+    def _upload(self, name: str, content: bytes, *, if_absent: bool) -> None:
+        uploads = self._operators.clients().uploads
+        arriving = f"{_ARRIVING}{secrets.token_hex(16)}" if self._service.is_folder else name
+
+        async def upload() -> None:
+            if if_absent:
+                await uploads.write(name, content, if_not_exists=True)
+                return
+            await uploads.write(arriving, content)
+            if arriving != name:
+                await uploads.rename(arriving, name)
+
+        try:
+            self._call(upload, Operation.PUT, name, size=len(content))
+        except HoldfastError:
+            if arriving != name:
+                with contextlib.suppress(HoldfastError):
+                    self._call(lambda: uploads.delete(arriving), Operation.DELETE, arriving, size=0)
+            raise
 
     def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
         """As the port says. From a ``start`` to an unknown end, the whole object is fetched: give ``length``."""
@@ -137,23 +138,43 @@ class ObjectStore:
             if data is not None:
                 return data
         whole = self._whole(name)
-        return whole[start : None if length is None else start + length] if start or length is not None else whole
+        end = None if length is None else start + length
+        if end is not None and start < end <= len(whole) and end - start < len(whole):
+            self._ranges_ignored = True  # the range lies in the object, and did not come
+        return whole[start:end] if start or end is not None else whole
 
     def list(self, prefix: str) -> Iterator[Listed]:
         check_prefix(prefix)
+        anything = False
         for page in self._pages(prefix):
+            anything = True
             yield from (self._listed(entry) for entry in page if is_name(entry.path))
+        if not anything:
+            self._require_folder(Operation.LIST, prefix)
 
     def delete(self, name: str) -> None:
         check_name(name)
-        self._call(lambda: self._others.delete(name), Operation.DELETE, name, size=0)
+        others = self._operators.clients().others
+        self._call(lambda: others.delete(name), Operation.DELETE, name, size=0)
 
     def exclusive_create(self) -> bool:
         return creates_exclusively(self)
 
+    def traits(self, name: str) -> Traits:
+        check_name(name)
+        others = self._operators.clients().others
+        versions: bool | None = None
+        if self._service.tells_versions:
+            found = self._call(lambda: others.stat(name), Operation.GET, name, size=0)
+            versions = found.version not in (None, "", "null")
+        ranges = True if self._ranges_proven else False if self._ranges_ignored else None
+        return Traits(syncs=None if self._service.is_folder else True, ranges=ranges, keeps_versions=versions)
+
     def _pages(self, prefix: str) -> Iterator[Sequence[opendal.types.Entry]]:
+        others = self._operators.clients().others
+
         async def begin() -> AsyncIterator[opendal.types.Entry]:
-            return aiter(await self._others.list(prefix, recursive=True))
+            return aiter(await others.list(prefix, recursive=True))
 
         entries = self._call(begin, Operation.LIST, prefix, size=0)
         while found := self._call(partial(_page, entries), Operation.LIST, prefix, size=0):
@@ -167,18 +188,18 @@ class ObjectStore:
         return Listed(name=entry.path, size=entry.metadata.content_length, modified=modified.astimezone(UTC))
 
     def _whole(self, name: str) -> bytes:
+        others = self._operators.clients().others
         try:
-            return self._call(lambda: self._others.read(name), Operation.GET, name, size=None)
+            return self._call(lambda: others.read(name), Operation.GET, name, size=None)
         except (_BeyondEnd, _OtherLength) as error:  # no answer to this question
             raise StoreBusy(str(error)) from None
 
     def _range(self, name: str, start: int, length: int) -> bytes | None:
         """The range's bytes, if that is what came; None: fetch the whole object and cut."""
         asked = max(length, 1)  # opendal answers for an empty range without asking
+        others = self._operators.clients().others
         try:
-            data = self._call(
-                lambda: self._others.read(name, offset=start, size=asked), Operation.GET, name, size=asked
-            )
+            data = self._call(lambda: others.read(name, offset=start, size=asked), Operation.GET, name, size=asked)
         except _BeyondEnd:
             return b""
         except _OtherLength:
@@ -202,20 +223,40 @@ class ObjectStore:
         limit_s = self._limits.for_bytes(size)
         try:
             return calls.call(begin, limit_s=limit_s)
-        except (*_OPENDALS, TimeoutError) as error:
-            answer = read_answer(error, secrets=self._secrets)
+        except (*OPENDALS, TimeoutError) as error:
+            answer = read_answer(error, secrets=self._operators.secrets)
         # Raised outside of the handler: opendal's own text, with what the service sent, stays out of tracebacks.
         if answer.verdict is Verdict.MAYBE_MISSING:
             if operation is Operation.GET:
                 self._settle_absence(name, answer)
-            answer = Answer(verdict=Verdict.UNREACHABLE, reason=answer.reason, hint=answer.hint)
+            answer = replace(answer, verdict=Verdict.UNREACHABLE)
         raise self._failure(answer, operation, name)
 
     def _settle_absence(self, name: str, answer: Answer) -> None:
-        """Raise ``ObjectMissing`` if a listing that works does not have ``name``."""
-        if any(entry.path == name for page in self._pages(name) for entry in page):
+        """Raise ``ObjectMissing`` if a listing that works does not have ``name``, or the store's folder is there."""
+        if self._service.is_folder:
+            self._require_folder(Operation.GET, name)
+        elif any(entry.path == name for page in self._pages(name) for entry in page):
             raise StoreBusy(cannot(Operation.GET, name, self._url, answer.reason))
         raise missing(name, self._url)
+
+    def _require_folder(self, operation: Operation, name: str) -> None:
+        """Of a server with folders: that the store's own is there, without which everything seems absent."""
+        above = self._operators.clients().above
+        if above is None:
+            return
+        folder = self._url.rpartition("/")[2] + "/"
+        try:
+            calls.call(lambda: above.stat(folder), limit_s=self._limits.for_bytes(0))
+        except (*OPENDALS, TimeoutError) as error:
+            answer = read_answer(error, secrets=self._operators.secrets)
+        else:
+            return
+        if answer.verdict is Verdict.MAYBE_MISSING:
+            reason = _("the server has no such folder")
+            hint = _("Create the folder on the server, or correct the repository's url.")
+            raise Unmarked(cannot(operation, name, self._url, reason), hint=hint)
+        raise self._failure(answer, operation, name)
 
     def _failure(self, answer: Answer, operation: Operation, name: str) -> HoldfastError:
         if answer.verdict is Verdict.MISSING and operation is Operation.GET:
@@ -223,7 +264,8 @@ class ObjectStore:
         if answer.verdict is Verdict.EXISTS and operation is Operation.PUT:
             return exists(name, self._url)
         kind = _ERRORS.get(answer.verdict, StoreUnreachable)
-        return kind(cannot(operation, name, self._url, answer.reason), hint=answer.hint)
+        hint = answer.hint if answer.answered else aliyun.unreachable_hint(self._endpoint) or answer.hint
+        return kind(cannot(operation, name, self._url, answer.reason), hint=hint)
 
 
 async def _page(entries: AsyncIterator[opendal.types.Entry]) -> Sequence[opendal.types.Entry]:
@@ -242,10 +284,15 @@ class _OtherLength(StoreUnreachable):
     """Not as many bytes as the range has; never leaves this module."""
 
 
+class _NoCondition(StoreUnreachable):
+    """The service does not take the condition of a put; leaves this module only as what it is derived from."""
+
+
 _ERRORS: Mapping[Verdict, type[HoldfastError]] = {
     Verdict.BEYOND_END: _BeyondEnd,
     Verdict.OTHER_LENGTH: _OtherLength,
     Verdict.REFUSED: PermissionRefused,
     Verdict.FULL: NoSpace,
     Verdict.BUSY: StoreBusy,
+    Verdict.UNSUPPORTED: _NoCondition,
 }

@@ -19,6 +19,18 @@ class Listed:
     """The store's own clock, UTC."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What a backend noticed of its store while working with it; None: it cannot tell."""
+
+    syncs: bool | None = None
+    """Whether what was put also survives a crash of the store's own machine."""
+    ranges: bool | None = None
+    """Whether a range is answered with that range, not with the whole object."""
+    keeps_versions: bool | None = None
+    """Whether what is deleted or replaced stays there as an older version, and is paid for."""
+
+
 class Store(Protocol):
     """Named, immutable bytes. Names are ``[a-z0-9._/-]``, relative, ``/``-separated; no part starts with a dot.
 
@@ -38,8 +50,8 @@ class Store(Protocol):
     - **Bounded.** Every call ends within a time limit that follows from the bytes it moves.
 
     All methods may be called from many threads at once. Errors: ``StoreBusy`` (trying again may help),
-    ``StoreUnreachable``, ``PermissionRefused``, ``NoSpace``, ``ObjectMissing``, ``ObjectExists``; no library's own
-    exception gets out, and no message carries a secret.
+    ``StoreUnreachable``, ``PermissionRefused``, ``NoSpace``, ``ObjectMissing``, ``ObjectExists``, ``Refused`` (the
+    server is not the one that is known); no library's own exception gets out, and no message carries a secret.
     """
 
     @property
@@ -62,3 +74,6 @@ class Store(Protocol):
 
     def exclusive_create(self) -> bool:
         """Whether ``if_absent`` is honoured, found out by writing one probe name twice (and removing it)."""
+
+    def traits(self, name: str) -> Traits:
+        """What is noticed so far, and what the object ``name``, which is there, tells."""

@@ -17,7 +17,7 @@ from holdfast.clock import Clock
 from holdfast.errors import Interrupted, ObjectExists, StoreBusy, StoreUnreachable
 from holdfast.messages import _
 from holdfast.store.failures import Operation, cannot
-from holdfast.store.port import Bytes, Listed, Store
+from holdfast.store.port import Bytes, Listed, Store, Traits
 
 T = TypeVar("T")
 
@@ -90,6 +90,9 @@ class RetryingStore:
 
     def exclusive_create(self) -> bool:
         return self._keep_trying(self._inner.exclusive_create, Operation.PROBE, "")
+
+    def traits(self, name: str) -> Traits:
+        return self._keep_trying(partial(self._inner.traits, name), Operation.PROBE, name)
 
     def _keep_trying(self, attempt: Callable[[], T], operation: Operation, name: str) -> T:
         began = self._clock.monotonic()
