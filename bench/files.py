@@ -1,4 +1,7 @@
-"""One folder into a repository, or back: ``python -m bench.files SOURCE REPOSITORY backup|restore [TARGET]``."""
+"""One folder into a repository, or back: ``python -m bench.files SOURCE REPOSITORY backup|again|restore [TARGET]``.
+
+The state of this machine, the index's cache with it, lies beside the repository.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,26 @@ from holdfast.store.folder import FolderStore
 CLOCK = SystemClock()
 
 
-def backup(source: Path, store: Path) -> None:
+def made(store: Path) -> Repository:
     secret = MadeSecret.new(SecretKind.PASSPHRASE)
     repository = create_repository(
-        FolderStore(store, clock=CLOCK, create=True), [(secret, SecretKind.PASSPHRASE)], clock=CLOCK
+        FolderStore(store, clock=CLOCK, create=True),
+        [(secret, SecretKind.PASSPHRASE)],
+        clock=CLOCK,
+        state=store.with_suffix(".state"),
     )
     store.with_suffix(".secret").write_text(secret)
+    return repository
+
+
+def opened(store: Path) -> Repository:
+    secret = store.with_suffix(".secret").read_text()
+    return open_repository(
+        FolderStore(store, clock=CLOCK), secret, pin=None, clock=CLOCK, state=store.with_suffix(".state")
+    )
+
+
+def backup(source: Path, repository: Repository) -> None:
     with SnapshotWriter(repository) as writer:
         for entry, content in scan(source):
             writer.add(entry, content)
@@ -40,12 +57,9 @@ def backup(source: Path, store: Path) -> None:
         )  # fmt: skip
 
 
-def restore(store: Path, target: Path) -> None:
-    repository: Repository = open_repository(
-        FolderStore(store, clock=CLOCK), store.with_suffix(".secret").read_text(), pin=None, clock=CLOCK
-    )
+def restore(repository: Repository, target: Path) -> None:
     reader = SnapshotReader(repository)
-    (snapshot,) = repository.records().snapshots
+    snapshot = repository.records().snapshots[-1]
     folder = FolderWriter(target)
     folder.begin()
     reader.deliver(_lay_out(reader, snapshot, folder))
@@ -63,7 +77,7 @@ def _lay_out(reader: SnapshotReader, snapshot: Snapshot, folder: FolderWriter) -
 
 if __name__ == "__main__":
     here, there, verb, *rest = sys.argv[1:]
-    if verb == "backup":
-        backup(Path(here), Path(there))
+    if verb == "restore":
+        restore(opened(Path(there)), Path(rest[0]))
     else:
-        restore(Path(there), Path(rest[0]))
+        backup(Path(here), made(Path(there)) if verb == "backup" else opened(Path(there)))

@@ -1,56 +1,26 @@
 """Peak anonymous memory of backup and restore: ``python -m bench.memory --gigabytes 10 --entries 200000``.
 
 The cluster's jobs run as the real command in a child process; the folder of small files goes through ``filesystem``
-and the repository in a child of its own, since files are not a configured source yet. What is measured is the peak of
-RssAnon in /proc/PID/status, read every 20 ms: pages of mapped files don't count.
+and the repository in a child of its own, since files are not a configured source yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers import Cluster, Servers, give
 
+from bench.measuring import HEADER, Measured, measure
+from bench.small_files import make_small_files
 from holdfast.repository.keys import MadeSecret, SecretKind
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    what: str
-    seconds: float
-    peak_mib: float
-    megabytes: float
-
-
-def measure(what: str, command: list[str], size: float, environment: dict[str, str] | None = None) -> Measured:
-    began, peak = time.monotonic(), 0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    while process.poll() is None:
-        peak = max(peak, rss_anon(process.pid))
-        time.sleep(0.02)
-    if process.returncode not in (0, 3):
-        raise SystemExit(f"{command} exited with {process.returncode}")
-    return Measured(what=what, seconds=time.monotonic() - began, peak_mib=peak / 1024, megabytes=size / 1e6)
-
-
-def rss_anon(pid: int) -> int:
-    """KiB; 0 once the process is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
-    except (OSError, StopIteration):
-        return 0
 
 
 def fill(cluster: Cluster, gigabytes: float) -> int:
@@ -84,13 +54,8 @@ def of_a_cluster(servers: Servers, folder: Path, gigabytes: float) -> list[Measu
 
 def of_small_files(folder: Path, entries: int) -> list[Measured]:
     source = folder / "files"
-    for number in range(entries):
-        place = source / f"{number // 1000:04}"
-        if number % 1000 == 0:
-            place.mkdir(parents=True)
-        (place / f"{number:07}.jpg").write_bytes(f"{number} of a folder of images ".encode() * 12)
+    size = make_small_files(source, entries)
     child = [sys.executable, "-m", "bench.files", str(source), str(folder / "files_repository")]
-    size = sum(file.stat().st_size for file in source.rglob("*") if file.is_file())
     return [
         measure(f"backup of {entries} small files", [*child, "backup"], size),
         measure(f"restore of {entries} small files", [*child, "restore", str(folder / "files_back")], size),
@@ -101,7 +66,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=10)
     parser.add_argument("--entries", type=int, default=200_000)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = f"{ROOT / 'src'}{os.pathsep}{ROOT}"
     servers, folder = Servers(), Path(tempfile.mkdtemp(prefix="hfbench"))
@@ -111,13 +75,9 @@ def main() -> None:
     finally:
         servers.close()
         shutil.rmtree(folder, ignore_errors=True)
-    if options.json:
-        print(json.dumps([row.__dict__ for row in found], indent=1))
-        return
-    print("| work | MB | seconds | MB/s | peak RssAnon, MiB |\n|---|---|---|---|---|")
+    print(HEADER)
     for row in found:
-        rate = row.megabytes / row.seconds
-        print(f"| {row.what} | {row.megabytes:.0f} | {row.seconds:.1f} | {rate:.0f} | {row.peak_mib:.0f} |")
+        print(row)
 
 
 if __name__ == "__main__":

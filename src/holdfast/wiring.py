@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from datetime import tzinfo
 
 from holdfast.clock import Clock
-from holdfast.config import Configuration
+from holdfast.config import STORE_SECRETS, TEXTS_OR_SECRETS, Configuration
 from holdfast.config import PostgresSource as ConfiguredPostgres
 from holdfast.config import Repository as ConfiguredRepository
 from holdfast.errors import ConfigError, HoldfastError, ObjectMissing, StoreBusy, StoreUnreachable, UsageError
 from holdfast.jobs.backup import PostgresSource
 from holdfast.messages import _
-from holdfast.repository.keys import SecretKind
-from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT
+from holdfast.repository.keyring import own_key_digests
+from holdfast.repository.keys import Origin, SecretKind
+from holdfast.repository.objects import REPOSITORY_OBJECT
 from holdfast.repository.opening import Pin, create_repository, open_repository
 from holdfast.repository.repository import Repository
+from holdfast.store.failures import Unmarked
 from holdfast.store.opening import open_store
 from holdfast.store.port import Store
 from holdfast.store.retrying import Patience
+from holdfast.store.service import Service, from_environment
+from holdfast.store.services import SERVICES, service_of
 
 Stopped = Callable[[], bool]
 TryingAgain = Callable[[StoreBusy], None]
@@ -71,6 +75,7 @@ class Wiring:
             self.passphrase(name) if secret is None else secret,
             pin=Pin(repository=configured.id, key=configured.key),
             clock=self.clock,
+            state=self.configuration.state_dir,
         )
 
     def is_taken(self, name: str) -> bool:
@@ -79,6 +84,8 @@ class Wiring:
         try:
             self._store(configured).get(REPOSITORY_OBJECT)
         except ObjectMissing:
+            return False
+        except Unmarked:
             return False
         except StoreUnreachable:
             if configured.url.startswith("file:"):
@@ -94,10 +101,9 @@ class Wiring:
         except HoldfastError:
             return None
 
-    def key_objects(self, name: str) -> Mapping[str, bytes]:
-        """The wrapped keys of a repository, by object name: of no use without its passphrase or recovery key."""
-        store = self._store(self.configuration.repository[name])
-        return {listed.name: store.get(listed.name) for listed in store.list(KEYS)}
+    def key_objects(self, repository: Repository) -> Mapping[str, bytes]:
+        """The repository's own wrapped keys, by object name: of no use without its passphrase or recovery key."""
+        return {name: repository.store.get(name) for name in own_key_digests(repository)}
 
     def first_repository(self) -> Repository | None:
         """The first that is made already: further ones take its id key. Raises what opening it raises."""
@@ -106,12 +112,19 @@ class Wiring:
         return None if name is None else self.repository(name)
 
     def create_repository(
-        self, name: str, secrets: Sequence[tuple[str, SecretKind]], *, first: Repository | None
+        self,
+        name: str,
+        secrets: Sequence[tuple[str, SecretKind]],
+        *,
+        first: Repository | None,
+        origin: Origin | None = None,
     ) -> Repository:
         """Makes the repository ``name`` where its URL says, with the id key of ``first``."""
         configured: ConfiguredRepository = self.configuration.repository[name]
         store = self._store(configured, create=True)
-        return create_repository(store, secrets, clock=self.clock, first=first)
+        return create_repository(
+            store, secrets, clock=self.clock, first=first, state=self.configuration.state_dir, origin=origin
+        )
 
     def _store(self, configured: ConfiguredRepository, *, create: bool = False) -> Store:
         return open_store(
@@ -151,34 +164,55 @@ def open_from_url(
 ) -> Repository:
     """A repository without a configuration: what a bare machine has is the URL and the passphrase.
 
-    What ``options`` leave out of an S3 store comes from the variables that every S3 client knows.
+    What ``options`` leave out comes from the variables that every client of the service knows.
     """
-    if url.startswith("s3:"):
-        options = {**_aws(environment, has_credentials="access_key_id" in options), **options}
-    store = open_store(url, options, clock=clock, stopped=stopped, trying_again=trying_again)
+    service = _service(url, options)
+    if service is not None:
+        options = {**from_environment(service, options, environment), **options}
+    elif url.startswith("sftp:"):
+        found = {name: environment.get(variable, "") for name, variable in _SFTP_SECRETS.items()}
+        options = {**{name: value for name, value in found.items() if value}, **options}
+    store = open_store(url, options, clock=clock, stopped=stopped, trying_again=trying_again, environment=environment)
     return open_repository(store, secret, pin=pin, clock=clock)
 
 
-_AWS = {
-    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
-    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-    "access_key_id": ("AWS_ACCESS_KEY_ID",),
-    "access_key_secret": ("AWS_SECRET_ACCESS_KEY",),
-    "session_token": ("AWS_SESSION_TOKEN",),
-}
+_SFTP_SECRETS = {"password": "SFTP_PASSWORD", "private_key_passphrase": "SFTP_PRIVATE_KEY_PASSPHRASE"}
 
 
-def _aws(environment: Mapping[str, str], *, has_credentials: bool) -> dict[str, str]:
-    found = {
-        option: next(environment[name] for name in names if environment.get(name))
-        for option, names in _AWS.items()
-        if any(environment.get(name) for name in names)
+def secret_options(url: str) -> Mapping[str, str]:
+    """Options of a store that no command line may hold, and the variable that holds each for ``url``, or empty."""
+    service = _service(url, {})
+    variables = {name: names[0] for name, names in service.variables.items()} if service else _SFTP_SECRETS
+    return {name: variables.get(name, "") for name in STORE_SECRETS}
+
+
+def variables_at_hand(
+    url: str, options: Mapping[str, str], environment: Mapping[str, str] = os.environ
+) -> Mapping[str, str]:
+    """Options of the store at ``url`` that variables of this process hold, by the names of those variables."""
+    service = _service(url, options)
+    if service is None:
+        return {}
+    found = from_environment(service, options, environment)
+    return {
+        option: next(name for name in names if environment.get(name))
+        for option, names in service.variables.items()
+        if option in found and option in (*STORE_SECRETS, *TEXTS_OR_SECRETS)
     }
-    if has_credentials or not {"access_key_id", "access_key_secret"} <= found.keys():
-        found = {option: value for option, value in found.items() if option in ("region", "endpoint")}
-        if has_credentials and environment.get("AWS_SECRET_ACCESS_KEY"):
-            found["access_key_secret"] = environment["AWS_SECRET_ACCESS_KEY"]
-    return found
+
+
+def credential_variables(url: str) -> tuple[str, ...]:
+    """The variables that let one in at ``url`` where there is no configuration."""
+    service = _service(url, {})
+    if service is None:
+        return tuple(_SFTP_SECRETS.values()) if url.startswith("sftp:") else ()
+    first, *_others = service.credentials
+    return tuple(service.variables[name][0] for name in first)
+
+
+def _service(url: str, options: Mapping[str, str]) -> Service | None:
+    scheme = url.partition(":")[0]
+    return service_of(scheme, options) if scheme in SERVICES else None
 
 
 def _choose(known: Mapping[str, object], name: str | None, what: str, *, first: bool) -> str:

@@ -53,8 +53,10 @@ def about(label: str = "tracker_20261122_020000", source: str = "tracker") -> Ab
     )
 
 
-def take(repository: Repository, files: Mapping[str, bytes] | Iterable[Reading], label: str = "one") -> Snapshot:
-    with SnapshotWriter(repository, workers=3) as writer:
+def take(
+    repository: Repository, files: Mapping[str, bytes] | Iterable[Reading], label: str = "one", *, workers: int = 3
+) -> Snapshot:
+    with SnapshotWriter(repository, workers=workers) as writer:
         for entry, content in readings(files) if isinstance(files, Mapping) else files:
             writer.add(entry, content)
         return writer.publish(about(label))
@@ -74,7 +76,10 @@ class MemorySink:
 
 
 def restore(repository: Repository, snapshot: Snapshot) -> dict[str, bytes]:
-    reader = SnapshotReader(repository)
+    return restore_with(SnapshotReader(repository), snapshot)
+
+
+def restore_with(reader: SnapshotReader, snapshot: Snapshot) -> dict[str, bytes]:
     sinks: dict[str, MemorySink] = {}
     wanted = []
     for stored in reader.entries(snapshot):

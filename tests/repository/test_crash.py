@@ -84,8 +84,11 @@ def test_the_record_is_put_last() -> None:
     store = FaultyStore(with_one_snapshot(), clock=CLOCK)
     assert attempt(store)
     puts = [call.name.partition("/")[0] for call in store.calls if call.operation == "put"]
-    assert puts[-2:] == ["index", "snapshots"]
-    assert set(puts[:-2]) == {"data", "meta"}
+    assert [put for put in puts if put != "leases"][-2:] == ["index", "snapshots"]
+    assert puts[0] == "leases", "before anything is listed"
+    assert puts[-3:] == ["leases", "snapshots", "leases"], "right before the record, and after it"
+    assert set(puts) == {"leases", "data", "meta", "index", "snapshots"}
+    assert not list(store.list("leases/")), "given up at the end"
 
 
 def test_two_writers_at_once() -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from holdfast.clock import SystemClock
 from holdfast.errors import Damaged
-from holdfast.repository import writer as writer_module
+from holdfast.repository import packs as packs_module
 from holdfast.repository.keys import MadeSecret, SecretKind
 from holdfast.repository.objects import Kind
 from holdfast.repository.opening import create_repository, open_repository
-from holdfast.repository.packing import PackBuilder, read_part
+from holdfast.repository.packing import Location, PackBuilder, read_part
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import Verification, verify_repository
 from holdfast.store.memory import MemoryStore
@@ -29,7 +29,7 @@ def flip(store: Store, name: str) -> None:
 
 
 def cut(store: Store, name: str) -> None:
-    store.put(name, store.get(name)[:-1])
+    store.put(name, store.get(name)[: len(store.get(name)) // 8])
 
 
 def lose(store: Store, name: str) -> None:
@@ -81,6 +81,17 @@ def test_a_pack_of_data(harm: Harm) -> None:
     again = verify(repository)
     assert not again.touched
     assert [problem.name for problem in again.mended] == ([name] if harm is flip else [])
+
+
+@pytest.mark.parametrize("prefix", ["data/", "meta/"])
+def test_a_pack_whose_end_alone_is_cut_off(prefix: str) -> None:
+    """Its parts are whole, and lists say where they lie: nothing is lost, and verify says what is wrong."""
+    repository = new_repository()
+    snapshot = take(repository, FILES)
+    name = one(repository, prefix)
+    repository.store.put(name, repository.store.get(name)[:-1])
+    assert restore(repository, snapshot) == FILES
+    assert name in {problem.name for problem in verify(repository).problems}
 
 
 @harms
@@ -170,7 +181,7 @@ def test_a_chunk_whose_content_has_another_id() -> None:
     part = directory.parts[0]
     sealed = bytes(data[part.offset : part.offset + part.sealed_length])
     with pytest.raises(Damaged, match="does not have the id"):
-        read_part(repository.cipher(directory.pack), part, 0, sealed, repository.ids)
+        read_part(repository.cipher(directory.pack), Location(directory.pack, 0, part), sealed, repository.ids)
 
 
 def test_a_lost_pack_is_stored_again_by_the_next_backup() -> None:
@@ -212,7 +223,7 @@ def test_the_header_is_missed() -> None:
 
 
 def test_a_large_index_is_written_in_objects_that_readers_accept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "INDEX_PARTS", 1)
+    monkeypatch.setattr(packs_module, "INDEX_PARTS", 1)
     repository = new_repository()
     snapshot = take(repository, FILES)
     assert len(list(repository.store.list("index/"))) == len(packs_of(repository))

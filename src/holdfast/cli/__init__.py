@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "restore": "holdfast.cli.restore",
     "verify": "holdfast.cli.verify",
     "kit": "holdfast.cli.kit",
+    "key": "holdfast.cli.key",
 }
 """Each command (or group of commands) and the module that registers it, in the order of ``--help``."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 PASSPHRASE_VARIABLE = "HOLDFAST_PASSPHRASE"  # noqa: S105  a name, not a secret
-_SECRET_OPTIONS = {"access_key_secret": "AWS_SECRET_ACCESS_KEY", "session_token": "AWS_SESSION_TOKEN"}
 
 RepositoryName = Annotated[
     str | None, typer.Option("--repository", metavar="NAME", help=_("The repository; else the first one configured."))
@@ -49,7 +48,7 @@ StoreOptions = Annotated[
     typer.Option(
         "--option",
         metavar="NAME=VALUE",
-        help=_("With --from: endpoint, region, addressing. Credentials come from AWS_… variables."),
+        help=_("With --from: an option of the store, as endpoint or region. Secrets come from variables."),
     ),
 ]
 PassphraseFile = Annotated[
@@ -102,7 +101,11 @@ class Access:
         return Opened(repository=self._open_url(session, self.url, pin), wiring=None, pinned=pin is not None)
 
     def _open_url(self, session: Session, url: str, pin: Pin | None) -> Repository:
-        options = once("--option", map(_option, self.options))
+        from holdfast.wiring import secret_options
+
+        url = as_url(url)
+        secrets = secret_options(url)
+        options = once("--option", (_option(text, secrets) for text in self.options))
         secret = self._from_file()
         if secret is None:
             secret = os.environ.get(PASSPHRASE_VARIABLE)
@@ -119,7 +122,6 @@ class Access:
 
         if not secret:
             secret = ask_secret(_("Passphrase or recovery key of {url}").format(url=url))
-        url = as_url(url)
         if sys.stderr.isatty():
             session.output.note(_("opening {url}").format(url=url))
         return open_from_url(
@@ -185,16 +187,19 @@ def _id(option: str, text: str) -> str:
     return found
 
 
-def _option(text: str) -> tuple[str, str]:
+def _option(text: str, secrets: Mapping[str, str]) -> tuple[str, str]:
+    """``secrets``: options that may not stand on a command line, and the variable that holds each."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(
             _("--option {text} is not NAME=VALUE").format(text=text),
             hint=_("Write for example: --option endpoint=https://s3.example.com"),
         )
-    if name in _SECRET_OPTIONS:
+    if name in secrets:
         raise UsageError(
             _("{name} is a secret, and everybody on this machine can read a command line").format(name=name),
-            hint=_("Set the variable {variable} instead.").format(variable=_SECRET_OPTIONS[name]),
+            hint=_("Set the variable {variable} instead.").format(variable=secrets[name])
+            if secrets[name]
+            else _("This store has no such option."),
         )
     return name, value

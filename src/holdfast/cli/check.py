@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,9 +47,18 @@ def register(app: App) -> None:
     app.command("check", help=_("Check every prerequisite, and say what mends each that is not met."))(check)
 
 
-def check(ctx: typer.Context) -> None:
+def check(
+    ctx: typer.Context,
+    policy: Annotated[
+        bool,
+        typer.Option("--policy", help=_("Only print the least policy (IAM, RAM) for the keys of each s3:// and oss://.")),
+    ] = False,
+) -> None:
     session = Session.of(ctx)
     wiring = session.wiring(hurried=True)
+    if policy:
+        _print_policies(session.output, wiring.configuration)
+        return
     checked = [_configuration(wiring.configuration)]
     directories: list[Path] = []
     for name in wiring.configuration.source:
@@ -115,14 +125,39 @@ def _source(wiring: Wiring, name: str) -> tuple[_Checked, Path | None]:
 
 def _repository(wiring: Wiring, name: str, data_directories: Sequence[Path]) -> _Checked:
     from holdfast.jobs.check import check_disk, check_repository, failed
+    from holdfast.jobs.check_store import check_endpoint
 
     about = _("repository {name}").format(name=name)
-    disk = check_disk(wiring.configuration.repository[name].url, data_directories)
+    configured = wiring.configuration.repository[name]
+    disk = check_disk(configured.url, data_directories)
     try:
         repository = wiring.repository(name)
     except HoldfastError as error:
         return _Checked(about=about, findings=[failed("opens", error)], unreachable=isinstance(error, NotReachable))
-    return _Checked(about=about, findings=[*check_repository(repository), *disk])
+    near = check_endpoint(configured.url, configured.endpoint or "")
+    return _Checked(about=about, findings=[*check_repository(repository), *disk, *near])
+
+
+def _print_policies(output: Output, configuration: Configuration) -> None:
+    """The documents alone are for machines; for people each says whose key it is for."""
+    from holdfast.jobs.check_store import policies
+
+    found = {name: policies(repository.url) for name, repository in configuration.repository.items()}
+    document = {"repositories": {name: by_role for name, by_role in found.items() if by_role is not None}}
+
+    def show() -> None:
+        titles = {
+            "writer": _("repository {name}: for the key on the machine that is backed up"),
+            "operator": _("repository {name}: for the key that removes, prunes and changes keys, kept elsewhere"),
+        }
+        for name, by_role in found.items():
+            if by_role is None:
+                output.line(_("repository {name}: its store has no policies that Holdfast knows").format(name=name))
+            for role, policy in (by_role or {}).items():
+                output.line(titles[role].format(name=name))
+                output.line(json.dumps(policy, indent=2))
+
+    output.result(document, show)
 
 
 def _document(checked: Sequence[_Checked], code: int) -> dict[str, object]:

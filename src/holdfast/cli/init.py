@@ -7,6 +7,7 @@ fails says what stands, and the next one goes on from there.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +67,10 @@ def init(
         typer.Option("--connection", metavar="DSN", help=_("How the source is reached, without a password.")),
     ] = None,
     url: Annotated[
-        str | None, typer.Option("--repository-url", metavar="URL", help=_("A folder, or s3://bucket/prefix."))
+        str | None,
+        typer.Option(
+            "--repository-url", metavar="URL", help=_("A folder, or a store: s3://bucket/prefix, oss://…, sftp://….")
+        ),
     ] = None,
     repository: Annotated[
         str | None, typer.Option("--repository", metavar="NAME", help=_("What the repository is called."))
@@ -76,7 +80,7 @@ def init(
         typer.Option(
             "--option",
             metavar="NAME=VALUE",
-            help=_("Of an object store: endpoint, region, addressing. Credentials come from AWS_… variables."),
+            help=_("Of its store, such as endpoint or region. Credentials come from environment variables."),
         ),
     ] = None,
     passphrase_file: Annotated[
@@ -262,15 +266,17 @@ def _write_passphrases(made: Made, passphrases: Mapping[str, _Passphrase]) -> No
 def _make(wiring: Wiring, made: Made, passphrases: Mapping[str, str]) -> None:
     """Creates and pins one after the other, so that what a failure leaves is at most one without its pin."""
     from holdfast.config import pin_repository
-    from holdfast.repository.keys import SecretKind
+    from holdfast.config.secret import owner_name
+    from holdfast.repository.keys import Origin, SecretKind
 
+    origin = Origin(created=wiring.clock.now(), host=socket.gethostname(), user=owner_name(os.geteuid()))
     first = wiring.first_repository() if passphrases else None
     for name, passphrase in passphrases.items():
         secrets: list[tuple[str, SecretKind]] = [(passphrase, SecretKind.PASSPHRASE)]
         if made.recovery_key is not None:
             secrets.append((made.recovery_key, SecretKind.RECOVERY))
         try:
-            repository = wiring.create_repository(name, secrets, first=first)
+            repository = wiring.create_repository(name, secrets, first=first, origin=origin)
         except HoldfastError as error:
             raise _not_made(error, made, name) from None
         first = first or repository

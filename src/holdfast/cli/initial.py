@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from holdfast.config import Configuration
 
 _DEFAULT_CONNECTION = "postgresql://holdfast@localhost/postgres"
-_STORE_SETTINGS = ("endpoint", "region", "addressing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +34,17 @@ class Wanted:
 
 
 def store_options(texts: list[str]) -> dict[str, str]:
+    """Which of them the store takes, it says itself when it is opened."""
+    from holdfast.config import STORE_OPTIONS, STORE_SECRETS
+
+    names = [name for name in STORE_OPTIONS if name not in STORE_SECRETS]
     found = {}
     for text in texts:
         name, _equals, value = text.partition("=")
-        if name not in _STORE_SETTINGS or not value:
+        if name not in names or not value:
             raise UsageError(
-                _("--option {text} is not one of {names}, with a value").format(
-                    text=name, names=", ".join(_STORE_SETTINGS)
-                ),
-                hint=_("Credentials are taken from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."),
+                _("--option {name} is not one of {names}, with a value").format(name=name, names=", ".join(names)),
+                hint=_("Credentials are taken from environment variables: docs/stores.md has their names."),
             )
         found[name] = value
     return found
@@ -98,19 +98,22 @@ def without_password(connection: str) -> str:
 def text_of(wanted: Wanted, folder: Path, connection: str) -> str:
     from holdfast.cli.places import machine_zone
     from holdfast.config import InitialRepository, InitialSource, default_state_folder, initial_configuration
+    from holdfast.wiring import variables_at_hand
 
     assert wanted.source is not None
     assert wanted.repository is not None
     assert wanted.url is not None
-    credentials: dict[str, str] = {}
-    if wanted.url.startswith("s3:") and os.environ.get("AWS_ACCESS_KEY_ID"):
-        credentials = {"access_key_id": "AWS_ACCESS_KEY_ID", "access_key_secret": "AWS_SECRET_ACCESS_KEY"}
     return initial_configuration(
         timezone=machine_zone(),
         state_dir=default_state_folder(),
         passphrase_file=wanted.passphrase_file or folder / "passphrase",
         source=InitialSource(name=wanted.source, connection=connection),
-        repository=InitialRepository(name=wanted.repository, url=wanted.url, **wanted.options, **credentials),
+        repository=InitialRepository(
+            name=wanted.repository,
+            url=wanted.url,
+            options=wanted.options,
+            variables=variables_at_hand(wanted.url, wanted.options),
+        ),
     )
 
 

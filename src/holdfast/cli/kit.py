@@ -88,15 +88,16 @@ def _repository(wiring: Wiring, name: str, missing: list[str]) -> KitRepository:
     """What cannot be asked now is named in ``missing``: half a kit is better than none."""
     from holdfast.jobs.kit import KitRepository, newest_of_each
     from holdfast.jobs.records import unreadable
+    from holdfast.wiring import credential_variables
 
     configured = wiring.configuration.repository[name]
-    options = {key: value for key in ("endpoint", "region", "addressing") if (value := getattr(configured, key))}
     key_objects: Mapping[str, bytes] = {}
     sources: tuple[KitSource, ...] = ()
     snapshots = 0
     try:
-        key_objects = wiring.key_objects(name)
-        records = wiring.repository(name).records()
+        repository = wiring.repository(name)
+        key_objects = wiring.key_objects(repository)
+        records = repository.records()
         sources, snapshots = newest_of_each(records), len(records.snapshots)
         missing += (_("repository {name}: {reason}").format(name=name, reason=text) for text in unreadable(records))
     except HoldfastError as error:
@@ -106,8 +107,8 @@ def _repository(wiring: Wiring, name: str, missing: list[str]) -> KitRepository:
         url=configured.url,
         id=configured.id or "",
         key=configured.key or "",
-        options=options,
-        variables=() if configured.url.startswith("file:") else ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        options=configured.plain_options(),
+        variables=credential_variables(configured.url),
         key_objects={object_name: content.decode("utf-8", "replace") for object_name, content in key_objects.items()},
         sources=sources,
         snapshots=snapshots,
@@ -170,6 +171,8 @@ def _repository_lines(repository: KitRepository, zone: tzinfo) -> Iterator[str]:
             label=source.label,
             moment=human.moment(source.ended, zone),
         )
+        yield _("      Its record: {id}, SHA-256 {digest}").format(id=source.snapshot_id[:12], digest=source.digest)
+        yield _("      If no snapshot there is that one or a later one, the store was set back: holdfast list --json")
         if source.libraries:
             yield _("      It loads: {names} (packages of their own)").format(names=", ".join(source.libraries))
         for tablespace in source.tablespaces:

@@ -19,7 +19,7 @@ from holdfast.cli.access import (
 )
 from holdfast.cli.app import App
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import gone_text, snapshot_document, unreadable_document, warn_of_unreadable
+from holdfast.cli.snapshots import missing_document, snapshot_document, unreadable_document, warn_of_unreadable
 from holdfast.errors import Damaged, UsageError
 from holdfast.messages import _
 
@@ -45,8 +45,6 @@ def list_snapshots(
     passphrase_file: PassphraseFile = None,
     recovery_key_file: RecoveryKeyFile = None,
 ) -> None:
-    from holdfast.repository.snapshots import missing
-
     session = Session.of(ctx)
     opened = Access(
         name=repository,
@@ -66,7 +64,6 @@ def list_snapshots(
             hint=_("There are: {names}.").format(names=", ".join(sorted(known))),
         )
     shown = [snapshot for snapshot in records.snapshots if source in (None, snapshot.source)]
-    gone = missing(records.snapshots) if not records.problems else ()
     session.output.result(
         {
             "repository": opened.repository.url,
@@ -74,14 +71,12 @@ def list_snapshots(
             "repository_key": opened.repository.key_id,
             "snapshots": [snapshot_document(snapshot) for snapshot in shown],
             "unreadable": unreadable_document(records),
-            "gone": list(gone),
+            "missing": missing_document(records),
         },
         lambda: _show(session, shown, opened.repository.url),
     )
     warn_of_unreadable(session.output, records)
-    for snapshot_id in gone:
-        session.output.warning(gone_text(snapshot_id))
-    if records.problems or gone:
+    if records.problems or records.missing:
         raise typer.Exit(Damaged.exit_code)
 
 

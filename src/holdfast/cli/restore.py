@@ -6,6 +6,7 @@ The plan is shown before anything is touched. Nothing is asked: an empty folder 
 from __future__ import annotations
 
 import shlex
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -36,7 +37,7 @@ from holdfast.cli.restore_shown import (
     started_document,
 )
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import choose, told, unreadable_document
+from holdfast.cli.snapshots import choose, missing_document, told, unreadable_document
 from holdfast.errors import HoldfastError, Interrupted, UsageError
 from holdfast.messages import _
 
@@ -128,6 +129,7 @@ def restore(
         "repository_key": opened.repository.key_id,
         "restored": not dry_run,
         "unreadable": unreadable_document(records),
+        "missing": missing_document(records),
     }
     if dry_run:
         session.output.result(document, lambda: session.output.line(_("Nothing was touched.")))
@@ -135,7 +137,7 @@ def restore(
     clock = _clock()
     began = clock.monotonic()
     with interruption.last_words(unfinished(plan)), session.progress() as progress:
-        carry_out(plan, reader, progress=progress)
+        carry_out(plan, reader, progress=progress, host=socket.gethostname())
     took = timedelta(seconds=clock.monotonic() - began)
     document |= {"took": took, "bytes_per_second": rate(plan, took)}
     show_done(session, plan, took)

@@ -33,6 +33,7 @@ def snapshot_document(snapshot: Snapshot) -> dict[str, object]:
         "started": snapshot.started,
         "ended": snapshot.ended,
         "host": snapshot.host,
+        "digest": snapshot.digest,
         "holdfast_version": snapshot.holdfast_version,
         "totals": snapshot.totals,
         "warnings": list(snapshot.warnings),
@@ -43,8 +44,14 @@ def unreadable_document(records: Records) -> list[dict[str, str]]:
     return [{"name": problem.name, "what": problem.what} for problem in records.problems]
 
 
+def missing_document(records: Records) -> list[dict[str, str]]:
+    return [{"name": problem.name, "what": problem.what} for problem in records.missing]
+
+
 def warn_of_unreadable(output: Output, records: Records) -> None:
-    """Names each record that cannot be read: the newest snapshot may be among them."""
+    """Names each record that is missing or cannot be read: the newest snapshot may be among them."""
+    for problem in records.missing:
+        output.warning(problem.what)
     for problem in records.problems:
         output.warning(f"{problem.name}: {problem.what}")
     if records.problems:
@@ -75,7 +82,7 @@ def choose(records: Records, wanted: str, *, source: str | None = None, naming: 
             hint=_readable(records, source, naming),
         )
     try:
-        return select(records.snapshots, wanted, source=source)
+        return select(records.snapshots, wanted, source=source, removals=records.removals)
     except UsageError:
         for problem in records.problems:
             if len(wanted) >= 4 and problem.name.rpartition("/")[2].startswith(wanted.lower()):
@@ -106,11 +113,8 @@ def told(output: Output, records: Records, choice: Callable[[], Value]) -> Value
         document = {
             "error": error_document(error),
             "unreadable": unreadable_document(records),
+            "missing": missing_document(records),
             "snapshots": [snapshot_document(snapshot) for snapshot in records.snapshots],
         }
         output.result(document, lambda: None)
         raise typer.Exit(error.exit_code) from None
-
-
-def gone_text(snapshot_id: str) -> str:
-    return _("snapshot {id} is gone, and nobody removed it").format(id=snapshot_id[:12])

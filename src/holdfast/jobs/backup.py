@@ -45,7 +45,7 @@ def take_snapshot(
     label = f"{source.name}_{started.astimezone(zone):%Y%m%d_%H%M%S}"
     concerns = _concerns(repository, started.astimezone(zone))
     progress.begin(_("reading the index of {url}").format(url=repository.url))
-    with SnapshotWriter(repository) as writer:
+    with SnapshotWriter(repository, host=host) as writer:
         try:
             progress.begin(_("connecting to {source}").format(source=source.name))
             with base_backup(source.connection, label=f"holdfast {label}", stopped=stopped) as backup:
@@ -82,7 +82,7 @@ def _concerns(repository: Repository, now: datetime) -> tuple[str, ...]:
     """What was wrong with the repository's other snapshots when this one was begun."""
     records = repository.records()
     future = (future_text(snapshot, now) for snapshot in from_the_future(records, now))
-    return (*unreadable(records), *future)
+    return (*unreadable(records), *(problem.what for problem in records.missing), *future)
 
 
 def _warnings(facts: BackupFacts) -> tuple[str, ...]:

@@ -1,20 +1,20 @@
 """Checking the prerequisites that are neither the server's nor the configuration's: stores, disks, programs.
 
-Every finding that is not well says what mends it. Nothing is changed but a probe object, which is removed again.
+Every finding that is not well says what mends it. Nothing is changed but probe objects, which are removed again.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from holdfast.errors import HoldfastError, NotReachable, ObjectMissing
+from holdfast.errors import HoldfastError, NotReachable
 from holdfast.filesystem.write import free_bytes
+from holdfast.jobs.check_store import check_store
 from holdfast.jobs.records import from_the_future, future_text, unreadable
 from holdfast.messages import _
 from holdfast.postgres.binaries import find_binaries
@@ -78,11 +78,10 @@ def _programs(major: int, folders: Sequence[Path]) -> Finding:
 
 
 def check_repository(repository: Repository) -> list[Finding]:
-    """Of one that opened: writes, reads and removes a probe object, and looks at what the records say."""
+    """Of one that opened: probes what its store can do, and looks at what the records say."""
     found = [Finding(name="opens", status=Status.OK, what=_("{url} opens").format(url=repository.url))]
     try:
-        found.append(_probe(repository))
-        found.append(_exclusive(repository))
+        found += check_store(repository.store, clock=repository.clock)
         found += _records(repository)
     except HoldfastError as error:
         found.append(failed("store", error))
@@ -96,39 +95,6 @@ def check_repository(repository: Repository) -> list[Finding]:
             )
         )
     return found
-
-
-def _probe(repository: Repository) -> Finding:
-    store = repository.store
-    name, content = f"probes/{secrets.token_hex(16)}", secrets.token_bytes(1000)
-    store.put(name, content)
-    try:
-        if store.get(name) != content or store.get(name, 10, 100) != content[10:110]:
-            return Finding(
-                name="store",
-                status=Status.FAILED,
-                what=_("{url} gives back other bytes than were written").format(url=repository.url),
-                remedy=_("Do not use this store; look into its disk or its service."),
-            )
-    finally:
-        store.delete(name)
-    try:
-        store.get(name)
-    except ObjectMissing:
-        return Finding(name="store", status=Status.OK, what=_("writing, reading and removing an object works"))
-    return Finding(
-        name="store",
-        status=Status.WARNING,
-        what=_("{url} still gives back an object that was removed").format(url=repository.url),
-        remedy=_("Old versions are kept there: give the bucket a lifecycle rule that removes them."),
-    )
-
-
-def _exclusive(repository: Repository) -> Finding:
-    if repository.store.exclusive_create():
-        return Finding(name="create_if_absent", status=Status.OK, what=_("the store creates only what is absent"))
-    what = _("the store cannot create only what is absent: two `holdfast init` at once may both give up, no more")
-    return Finding(name="create_if_absent", status=Status.OK, what=what)
 
 
 def _records(repository: Repository) -> list[Finding]:

@@ -24,6 +24,8 @@ class KitSource:
     name: str
     label: str
     snapshot_id: str
+    digest: str
+    """SHA-256 of the snapshot's record as it is in the store."""
     ended: datetime
     postgres_major: int
     server_version: str
@@ -68,7 +70,7 @@ def newest_of_each(records: Records) -> tuple[KitSource, ...]:
     names = {snapshot.source for snapshot in records.snapshots if snapshot.source_type == "postgres"}
     found = []
     for name in sorted(names):
-        snapshot = select(records.snapshots, "latest", source=name)
+        snapshot = select(records.snapshots, "latest", source=name, removals=records.removals)
         facts = BackupFacts.from_json(snapshot.facts)
         libraries = (facts.shared_preload_libraries or "").split(",")
         found.append(
@@ -76,6 +78,7 @@ def newest_of_each(records: Records) -> tuple[KitSource, ...]:
                 name=name,
                 label=snapshot.label,
                 snapshot_id=snapshot.id,
+                digest=snapshot.digest,
                 ended=snapshot.ended,
                 postgres_major=facts.server_version_num // 10000,
                 server_version=facts.server_version.partition(" on ")[0],

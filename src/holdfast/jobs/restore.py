@@ -36,14 +36,17 @@ _REPLACED = frozenset({AUTO_CONF, "tablespace_map", "recovery.signal", *LEFT_BEH
 """Files of the snapshot that the restore has its own version of."""
 
 
-def restore(plan: RestorePlan, reader: SnapshotReader, *, progress: Progress) -> None:
+def restore(plan: RestorePlan, reader: SnapshotReader, *, progress: Progress, host: str = "") -> None:
     """Carries the plan out. When it returns, the folder is durable, complete, and recovers by itself when started.
 
-    Once it has begun to write, what it raises has :func:`unfinished` in its hint; ``KeyboardInterrupt`` becomes
-    ``Interrupted`` then.
+    ``host`` is named in the restore's lease. Once it has begun to write, what it raises has :func:`unfinished` in its
+    hint; ``KeyboardInterrupt`` becomes ``Interrupted`` then.
     """
     place = placement(plan.target, plan.tablespaces)
-    with FolderWriter(plan.target, place=place, owner=plan.owner, wrote=progress.advance) as folder:
+    with (
+        reader.leased(work="restore", host=host),
+        FolderWriter(plan.target, place=place, owner=plan.owner, wrote=progress.advance) as folder,
+    ):
         folder.begin(*plan.tablespaces.values())
         try:
             _fill(plan, reader, folder, progress)

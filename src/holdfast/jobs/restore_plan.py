@@ -11,6 +11,7 @@ import pwd
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from holdfast.entry import Entry, EntryKind
@@ -174,8 +175,8 @@ def _place_tablespaces(facts: BackupFacts, target: Path, mapping: Mapping[str, P
 
 def _refuse_created_tablespaces(snapshot: Snapshot, reader: SnapshotReader, segments: Iterable[Content]) -> None:
     """Replaying CREATE TABLESPACE writes to the path that the source named, which may be a live server's."""
-    blocks = (reader.load(row.id) for content in segments for row in load_content(content, reader.load))
-    found = list(created_tablespaces(blocks))
+    rows = (list(load_content(content, reader.load)) for content in segments)
+    found = list(created_tablespaces(chain.from_iterable(map(reader.load, rows))))
     if found:
         raise Refused(
             _("tablespace {places} was created while snapshot {label} was taken: recovery would write there").format(

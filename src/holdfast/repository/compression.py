@@ -26,7 +26,7 @@ def compress(content: bytes | bytearray | memoryview) -> bytes:
     return ZSTD + packed if len(packed) < len(content) else AS_IS + bytes(content)
 
 
-def decompress(stored: bytes, *, size: int) -> bytes:
+def decompress(stored: bytes | memoryview, *, size: int) -> bytes:
     """The content, which must be ``size`` bytes long: never more memory than that is taken."""
     form, body = stored[:1], memoryview(stored)[1:]
     if form == AS_IS and len(body) == size:

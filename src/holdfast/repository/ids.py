@@ -22,9 +22,14 @@ class IdKey:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._lists = blake3(b"holdfast lists", key=key).digest()
 
     def chunk_id(self, content: bytes | bytearray | memoryview) -> ChunkId:
         return ChunkId(blake3(content, key=self._key).digest())
+
+    def list_id(self, named: bytes | bytearray | memoryview) -> ChunkId:
+        """Of a list node or leaf. No content has it: else a file that says what a list says would be taken for it."""
+        return ChunkId(blake3(named, key=self._lists).digest())
 
     def fraction(self, text: bytes) -> float:
         """A number in [0, 1) that only the owner can foresee: decides where the tree's leaves are cut."""

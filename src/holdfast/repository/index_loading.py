@@ -1,124 +1,270 @@
 """Reading the index as it is in the store, beside a listing of the packs.
 
 What the index names and the listing lacks (or shows with another size) is *lost*: never reused, and named when somebody
-needs it. What is listed and in no index object is learned from the pack's own directory. So neither an interrupted
+needs it. What is listed and in no index object is *learned* from the pack's own directory. So neither an interrupted
 backup nor a lost or damaged index object costs more than time.
+
+A pack's directory never changes, so what this machine has read once it keeps (``index_cache``): of the store only
+listings, new index objects and unknown packs are read.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
 
 from holdfast.errors import Damaged, ObjectMissing
 from holdfast.messages import _
 from holdfast.repository.crew import each
 from holdfast.repository.damage import decode_damage
+from holdfast.repository.ids import ObjectId
 from holdfast.repository.index import Index, decode_index
-from holdfast.repository.objects import PACK_KINDS, Kind, ObjectRef, parse_name
-from holdfast.repository.packing import Directory, directory_span, read_directory, trailer_span
+from holdfast.repository.index_cache import IndexCache, StoredRun
+from holdfast.repository.index_fetching import fetch_directory, fetched
+from holdfast.repository.listing import Listing, list_packs
+from holdfast.repository.objects import Kind, ObjectRef, parse_name
+from holdfast.repository.pack_table import Array, PackTable
+from holdfast.repository.packing import Directory
 from holdfast.repository.repository import DEFAULT_WORKERS, Problem, Repository
+from holdfast.repository.run_building import RunBuilder
+from holdfast.repository.sealing import unseal_object
+from holdfast.repository.segments import Flag, RunSegment
+from holdfast.store.port import Listed
 
-_TAIL_BYTES = 16 * 1024
-"""Read at once from a pack's end: holds the directory of most packs."""
+__all__ = ["IndexObject", "LoadedIndex", "fetch_directory", "list_packs", "load_index"]
+
+_ROUNDS = 5
+"""How often the index objects are listed again because some that were listed are gone: another machine compacts."""
+_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexObject:
+    """An index object that is in the store and could be read."""
+
+    ref: ObjectRef
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Collection[Directory]):
+    """Directories of packs in the store that no index object names, told one at a time."""
+
+    _index: Index
+    _count: int
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Directory]:
+        return self._index.learned()
+
+    def __contains__(self, directory: object) -> bool:
+        return any(one == directory for one in self)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedIndex:
-    present: Index = field(default_factory=Index)
-    damaged: Index = field(default_factory=Index)
-    """Parts that a verification found damaged: not reused, and read only where nothing else is left."""
-    lost: Index = field(default_factory=Index)
-    learned: list[Directory] = field(default_factory=list)
-    """Directories of packs that no index object names."""
+    index: Index
+    learned: Collection[Directory]
+    """For the writer to index; valid until the index is changed."""
     problems: list[Problem] = field(default_factory=list)
+    objects: tuple[IndexObject, ...] = ()
 
 
-def load_index(repository: Repository) -> LoadedIndex:
-    # Index objects are listed before the packs: a pack is always older than the index object that names it.
-    index_names = [listed.name for listed in repository.store.list(Kind.INDEX.prefix)]
-    listed = {
-        ref: item.size
-        for kind in PACK_KINDS
-        for item in repository.store.list(kind.prefix)
-        if (ref := parse_name(item.name)) is not None
-    }
-    loaded = LoadedIndex()
-    bad = _noted_damage(repository, loaded.problems)
-    for directory in _indexed(repository, index_names, loaded.problems):
-        if listed.get(directory.pack) == directory.size:
-            _add_present(loaded, directory, bad)
-        else:
-            loaded.lost.add(directory)
-    unknown = [ref for ref in listed if ref not in loaded.present.packs and ref not in loaded.lost.packs]
-    loaded.learned.extend(_learn(repository, {ref: listed[ref] for ref in unknown}, loaded.problems))
-    for directory in loaded.learned:
-        _add_present(loaded, directory, bad)
-    for ref, directory in loaded.lost.packs.items():
-        loaded.problems.append(_lost(ref, directory.size, listed.get(ref)))
-    return loaded
+def load_index(repository: Repository, *, marked: Iterable[ObjectRef] = ()) -> LoadedIndex:
+    """``marked``: packs that prune means to delete, or has deleted: not reused, and not missed."""
+    return _Loading(repository, frozenset(marked)).load()
 
 
-def _add_present(loaded: LoadedIndex, directory: Directory, bad: dict[ObjectRef, set[int]]) -> None:
-    ordinals = bad.get(directory.pack)
-    if ordinals is None:
-        loaded.present.add(directory)
-    else:
-        everyone = range(len(directory.parts))
-        loaded.present.add(directory, [ordinal for ordinal in everyone if ordinal not in ordinals])
-        loaded.damaged.add(directory, [ordinal for ordinal in everyone if ordinal in ordinals])
+class _Loading:
+    def __init__(self, repository: Repository, marked: frozenset[ObjectRef]) -> None:
+        self._repository = repository
+        self._marked = marked
+        self._cache = IndexCache(repository)
+        self._problems: list[Problem] = []
+        self._runs, self._naming = self._cache.open()
+        self._changed = False
+        self._read: dict[ObjectId, tuple[int, Array]] = {}
+        """Of index objects read just now: the rows, and the numbers of the packs that they name."""
+        self._unreadable: dict[str, Problem] = {}
+
+    def load(self) -> LoadedIndex:
+        listing, names = self._read_objects()
+        noted = _noted_damage(self._repository, self._problems)
+        segments = [RunSegment(stored, bytearray(stored.run.packs)) for stored in self._runs]
+        table = PackTable.joined([stored.run.identities for stored in self._runs])
+        self._name(table, names)
+        where = listing.match(table, sized=True)
+        states = self._judge(table, where, listing)
+        at = 0
+        for segment in segments:
+            segment.states()[:] = states[at : at + segment.run.packs]
+            at += segment.run.packs
+        segments += self._learn(table, states, where, listing)
+        index = Index(self._cache, self._repository.clock, segments=segments, naming=self._naming, noted=noted)
+        index.mark(self._marked)
+        index.merge()
+        if self._changed:
+            index.publish()
+        rows = {ObjectId(name): count for name, count in self._naming.objects}
+        objects = tuple(IndexObject(ref=ref, rows=rows[ref.id]) for ref in names.values() if ref.id in rows)
+        learned = Learned(index, sum(1 for _directory in index.learned()))
+        return LoadedIndex(index, learned, self._problems, objects)
+
+    def _read_objects(self) -> tuple[Listing, dict[str, ObjectRef]]:
+        """Reads the index objects that are new here. Returns the packs, and the index objects by name."""
+        for _attempt in range(_ROUNDS):
+            # Index objects are listed before the packs: a pack is always older than the index object that names it.
+            listed = list(self._repository.store.list(Kind.INDEX.prefix))
+            listing = list_packs(self._repository)
+            names = {item.name: ref for item in listed if (ref := parse_name(item.name)) is not None}
+            known = {name for name, _rows in self._naming.objects} | self._read.keys()
+            new = [item for item in listed if item.name in names and names[item.name].id not in known]
+            gone = self._read_new([item for item in new if item.name not in self._unreadable])
+            if not gone:
+                break
+        for item in listed:
+            if item.name not in names:
+                text = _("{name} has a name that Holdfast does not write").format(name=item.name)
+                self._problems.append(Problem(item.name, text))
+        self._problems.extend(self._unreadable[name] for name in names if name in self._unreadable)
+        self._problems.extend(Problem(name, why) for name, why in gone.items())
+        return listing, names
+
+    def _read_new(self, new: list[Listed]) -> dict[str, str]:
+        """Into a run of their own; those that are gone, and what the store said."""
+        if not new:
+            return {}
+        gone: dict[str, str] = {}
+        known = PackTable.joined([stored.run.identities for stored in self._runs])
+
+        def fill(builder: RunBuilder) -> None:
+            for item, answer in fetched(self._repository, new):
+                ref = parse_name(item.name)
+                assert ref is not None
+                if isinstance(answer, ObjectMissing):
+                    gone[item.name] = str(answer)
+                    continue
+                try:
+                    if isinstance(answer, Damaged):
+                        raise answer
+                    directories = decode_index(unseal_object(self._repository.master, ref, answer))
+                    del answer  # as large as what follows
+                    self._read[ref.id] = _take(directories, builder, known)
+                except Damaged as error:
+                    self._unreadable[item.name] = Problem(item.name, str(error))
+
+        self._keep(self._cache.build(fill))
+        self._changed = True
+        return gone
+
+    def _keep(self, stored: StoredRun) -> None:
+        if stored.run.packs:
+            self._runs.append(stored)
+
+    def _name(self, table: PackTable, names: dict[str, ObjectRef]) -> None:
+        """Which packs the index objects that are there name."""
+        there = {ref.id for ref in names.values()}
+        self._changed |= not all(name in there for name, _rows in self._naming.objects)
+        naming = self._naming.only(there.__contains__)
+        for name, (rows, packs) in self._read.items():
+            if name in there:
+                naming = naming.extended(name, rows, packs)
+        firsts = np.arange(len(table))
+        twins = table.twins()
+        firsts[list(twins)] = list(twins.values())
+        self._naming = naming.renumbered(firsts)
+
+    def _judge(self, table: PackTable, where: Array, listing: Listing) -> Array:
+        """The flags of each pack that is known, told from its place in the listing; what is lost is a problem."""
+        states = np.zeros(len(table), np.uint8)
+        states[self._naming.packs] = Flag.NAMED
+        present = where >= 0
+        states[present] |= Flag.PRESENT
+        states[present & (states & Flag.NAMED == 0)] |= Flag.LEARNED
+        states[list(table.twins())] = Flag.TWIN
+        for number in _lost_ones(states):
+            ref = table[int(number)]
+            if ref not in self._marked:
+                self._problems.append(_lost(ref, int(table.sizes[number]), listing.get(ref)))
+        return states
+
+    def _learn(self, table: PackTable, states: Array, where: Array, listing: Listing) -> list[RunSegment]:
+        """The packs that are listed and not known, read from themselves. Those of another size than named are lost."""
+        open_ = np.ones(len(listing), bool)
+        open_[where[where >= 0]] = False
+        other = listing.match(PackTable.of(list(table.refs(_lost_ones(states)))), sized=False)
+        open_[other[other >= 0]] = False
+        open_[list(listing.twins())] = False  # a store may tell a name twice
+        unknown = [number for number in np.flatnonzero(open_) if not _knows(table, listing, int(number))]
+        if not unknown:
+            return []
+        lock = threading.Lock()
+        problems: list[Problem] = []
+
+        def fill(builder: RunBuilder) -> None:
+            problems.clear()
+
+            def read(number: int) -> None:
+                pack = listing[number]
+                try:
+                    directory = fetch_directory(self._repository, pack, int(listing.sizes[number]))
+                    with lock:
+                        builder.add(directory)
+                except (Damaged, ObjectMissing) as error:
+                    problems.append(Problem(pack.name, str(error)))
+
+            each(read, map(int, unknown), workers=DEFAULT_WORKERS)
+
+        stored = self._cache.build(fill)
+        self._problems.extend(problems)
+        if not stored.run.packs:
+            return []
+        self._changed = True
+        return [RunSegment(stored, bytearray([Flag.PRESENT | Flag.LEARNED]) * stored.run.packs)]
 
 
-def _noted_damage(repository: Repository, problems: list[Problem]) -> dict[ObjectRef, set[int]]:
-    bad: dict[ObjectRef, set[int]] = {}
+def _lost_ones(states: Array) -> Array:
+    return np.flatnonzero(states & (Flag.NAMED | Flag.PRESENT | Flag.TWIN) == Flag.NAMED)
+
+
+def _knows(table: PackTable, listing: Listing, number: int) -> bool:
+    return any(table.sizes[known] == listing.sizes[number] for known in table.numbers(listing[number]))
+
+
+def _take(directories: Iterator[Directory], builder: RunBuilder, known: PackTable) -> tuple[int, Array]:
+    """Adds what an index object names and is not known; the number of its rows, and those of its packs.
+
+    Packs are numbered on from those that are known. An object that turns out to be damaged names nothing.
+    """
+    rows, named = 0, [np.empty(0, np.int64)]
+    while batch := list(islice(directories, _BATCH)):
+        packs = PackTable.of([one.pack for one in batch], [one.size for one in batch])
+        numbers = known.match(packs, sized=True)
+        for place, directory in enumerate(batch):
+            rows += len(directory)
+            if numbers[place] < 0:
+                numbers[place] = len(known) + builder.packs
+                builder.add(directory)
+        named.append(numbers)
+    return rows, np.concatenate(named)
+
+
+def _noted_damage(repository: Repository, problems: list[Problem]) -> dict[ObjectRef, frozenset[int]]:
+    bad: dict[ObjectRef, frozenset[int]] = {}
     for listed in repository.store.list(Kind.DAMAGE.prefix):
         ref = parse_name(listed.name)
         try:
             for pack, ordinal in decode_damage(repository.get_object(ref)) if ref else ():
-                bad.setdefault(pack, set()).add(ordinal)
+                bad[pack] = bad.get(pack, frozenset()) | {ordinal}
         except (Damaged, ObjectMissing) as error:
             problems.append(Problem(listed.name, str(error)))
     return bad
-
-
-def _indexed(repository: Repository, names: list[str], problems: list[Problem]) -> list[Directory]:
-    found: list[Directory] = []
-
-    def read(name: str) -> None:
-        ref = parse_name(name)
-        try:
-            if ref is None:
-                raise Damaged(_("{name} has a name that Holdfast does not write").format(name=name))
-            found.extend(decode_index(repository.get_object(ref)))
-        except (Damaged, ObjectMissing) as error:
-            problems.append(Problem(name, str(error)))
-
-    each(read, names, workers=DEFAULT_WORKERS)
-    return found
-
-
-def _learn(repository: Repository, packs: dict[ObjectRef, int], problems: list[Problem]) -> list[Directory]:
-    found: list[Directory] = []
-
-    def read(pack: ObjectRef) -> None:
-        try:
-            found.append(fetch_directory(repository, pack, packs[pack]))
-        except (Damaged, ObjectMissing) as error:
-            problems.append(Problem(pack.name, str(error)))
-
-    each(read, packs, workers=DEFAULT_WORKERS)
-    return found
-
-
-def fetch_directory(repository: Repository, pack: ObjectRef, size: int) -> Directory:
-    """Reads a pack's directory from its end, with one request where it is short."""
-    tail_start = max(size - _TAIL_BYTES, 0)
-    tail = repository.store.get(pack.name, tail_start, size - tail_start)
-    trailer_start, trailer_length = trailer_span(size)
-    start, length = directory_span(size, tail[trailer_start - tail_start :][:trailer_length])
-    sealed = (
-        tail[start - tail_start :][:length] if start >= tail_start else repository.store.get(pack.name, start, length)
-    )
-    return read_directory(repository.master, pack, size, sealed)
 
 
 def _lost(pack: ObjectRef, size: int, listed_size: int | None) -> Problem:

@@ -10,6 +10,11 @@ kind            name                   holds
 ``INDEX``       ``index/ab…``          directories of many packs
 ``SNAPSHOT``    ``snapshots/ab…``      a snapshot record
 ``DAMAGE``      ``damage/ab…``         what a verification found damaged
+``MARK``        ``marks/ab…``          packs that prune means to delete
+``LEASE``       ``leases/ab…``         who is at work, and since when
+``REMOVAL``     ``removed/ab…``        which snapshots were removed on purpose
+``WRITERS``     ``writers/ab…``        the oldest version that may write
+``KEYRING``     ``keyring/ab…``        which key objects were added or removed on purpose
 ==============  =====================  =====================================
 """
 
@@ -30,6 +35,11 @@ class Kind(IntEnum):
     INDEX = 3
     SNAPSHOT = 4
     DAMAGE = 5
+    MARK = 6
+    LEASE = 7
+    REMOVAL = 8
+    WRITERS = 9
+    KEYRING = 10
 
     @property
     def prefix(self) -> str:
@@ -42,6 +52,11 @@ _PREFIXES = {
     Kind.INDEX: "index/",
     Kind.SNAPSHOT: "snapshots/",
     Kind.DAMAGE: "damage/",
+    Kind.MARK: "marks/",
+    Kind.LEASE: "leases/",
+    Kind.REMOVAL: "removed/",
+    Kind.WRITERS: "writers/",
+    Kind.KEYRING: "keyring/",
 }
 
 

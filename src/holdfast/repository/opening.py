@@ -8,18 +8,22 @@ after the other has looked). Keys that ``repository.json`` does not name are nev
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdfast.clock import Clock
 from holdfast.errors import Damaged, ObjectExists, ObjectMissing, Refused, UsageError, WrongPassphrase
 from holdfast.messages import _
-from holdfast.repository.keys import KEY_OBJECT_LIMIT, SecretKind, new_keys, unwrap, wrap
+from holdfast.repository.keyring import Change, encode_change
+from holdfast.repository.keys import KEY_OBJECT_LIMIT, Origin, SecretKind, new_keys, unwrap, wrap
 from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT, Kind, parse_name
 from holdfast.repository.repository import Repository
 from holdfast.repository.sealing import FORMAT_VERSION
+from holdfast.repository.versions import OLDEST_WRITER, demand_writer
 from holdfast.store.port import Store
 
 
@@ -32,16 +36,24 @@ class Pin:
 
 
 def create_repository(
-    store: Store, secrets: Sequence[tuple[str, SecretKind]], *, clock: Clock, first: Repository | None = None
+    store: Store,
+    secrets: Sequence[tuple[str, SecretKind]],
+    *,
+    clock: Clock,
+    first: Repository | None = None,
+    state: Path | None = None,
+    origin: Origin | None = None,
 ) -> Repository:
     """A new, empty repository that each of ``secrets`` opens. ``Refused`` if there is one already.
+
+    ``origin`` stands in its key objects: who made them.
 
     ``first`` is another repository of the same owner: the two share the id key, and never the master key.
     """
     _refuse_existing(store)
     exclusive = store.exclusive_create()
     keys = new_keys(first.keys.id_secret if first else None)
-    ours = [(f"{KEYS}{os.urandom(16).hex()}", wrap(keys, secret, kind)) for secret, kind in secrets]
+    ours = [(f"{KEYS}{os.urandom(16).hex()}", wrap(keys, secret, kind, origin=origin)) for secret, kind in secrets]
     try:
         for name, wrapped in ours:
             store.put(name, wrapped)
@@ -64,11 +76,18 @@ def create_repository(
                 "remove the objects under keys/ and run `holdfast init` again."
             ),
         ) from None
-    return Repository(store, keys, clock=clock)
+    repository = Repository(store, keys, clock=clock, state=state)
+    demand_writer(repository, OLDEST_WRITER)
+    digests = {name: hashlib.sha256(wrapped).hexdigest() for name, wrapped in ours}
+    record = Change(added=digests, removed=(), when=clock.now(), host=origin.host if origin else "")
+    repository.put_object(Kind.KEYRING, encode_change(record))
+    return repository
 
 
-def open_repository(store: Store, secret: str, *, pin: Pin | None, clock: Clock) -> Repository:
-    """Opens with a passphrase or recovery key.
+def open_repository(
+    store: Store, secret: str, *, pin: Pin | None, clock: Clock, state: Path | None = None
+) -> Repository:
+    """Opens with a passphrase or recovery key. ``state`` is the folder of this machine's state, if it keeps any.
 
     ``Refused`` for another repository or key than the pinned one, ``WrongPassphrase`` when no key object opens,
     ``UsageError`` when there is no repository.
@@ -86,7 +105,7 @@ def open_repository(store: Store, secret: str, *, pin: Pin | None, clock: Clock)
             damaged.append(listed.name)
             continue
         if keys is not None:
-            return Repository(store, keys, clock=clock, damaged_keys=tuple(damaged))
+            return Repository(store, keys, clock=clock, damaged_keys=tuple(damaged), state=state)
     _refuse(store, damaged)
     raise AssertionError
 

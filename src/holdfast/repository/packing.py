@@ -9,6 +9,10 @@ of rows, then for each part in order the chunk's id (32), u32 sealed length, u32
 round the pack's size (see :func:`padded_size`), so that sizes tell a store little about small files. The trailing
 length is not authenticated: a wrong one makes the directory fail authentication.
 
+A part of a ``DATA`` pack is a piece of a file, and named by all of it. A part of a ``META`` pack, a list node or a
+leaf of a tree, begins with the u32 length of what it is named by; hints of where its chunks lie follow that, and may
+differ from repository to repository (:mod:`holdfast.repository.hints`).
+
 The directory makes each pack tell by itself what is in it; the index is only a faster copy of directories.
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from holdfast.errors import Damaged
 from holdfast.messages import _
@@ -26,6 +31,9 @@ from holdfast.repository.sealing import HEAD, TAG_BYTES, MasterKey, ObjectCipher
 
 PACK_TARGET = 16 * 2**20
 """Bytes at which a pack is closed."""
+
+MAX_PART_BYTES = 64 * 2**20
+"""Of content: no chunk, list node or leaf is nearly as long."""
 
 _DIRECTORY = 2**32 - 1
 """The directory's ordinal: that of no chunk."""
@@ -44,13 +52,36 @@ class Part:
     content_length: int
 
 
+class Location(NamedTuple):
+    """Where one chunk lies: a pack, and which part of it."""
+
+    pack: ObjectRef
+    ordinal: int
+    part: Part
+
+
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """What one pack holds: the parts in their order, and the pack's size in bytes."""
+    """What one pack holds. Compact: a million packs' directories may be on their way at once."""
 
     pack: ObjectRef
     size: int
-    parts: tuple[Part, ...]
+    """Of the pack, in bytes."""
+    rows: bytes
+    """For each part in order: id (32), u32 sealed length, u32 content length."""
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Decoded anew at each call. Offsets follow from the lengths."""
+        parts, offset = [], HEAD.size
+        for chunk_id, sealed, content in _ROW.iter_unpack(self.rows):
+            parts.append(Part(ChunkId(chunk_id), offset, sealed, content))
+            offset += sealed
+        return tuple(parts)
+
+    def __len__(self) -> int:
+        """How many parts."""
+        return len(self.rows) // _ROW.size
 
 
 class PackBuilder:
@@ -60,12 +91,17 @@ class PackBuilder:
         self.ref = ObjectRef(kind, new_object_id())
         self._cipher = ObjectCipher(master, self.ref)
         self._buffer = bytearray(self._cipher.head)
-        self._parts: list[Part] = []
+        self._rows = bytearray()
+        self._count = 0
 
-    def add(self, chunk_id: ChunkId, content: bytes | bytearray | memoryview) -> None:
-        sealed = self._cipher.seal(len(self._parts), compress(content), last=False)
-        self._parts.append(Part(chunk_id, len(self._buffer), len(sealed), len(content)))
+    def add(self, chunk_id: ChunkId, content: bytes | bytearray | memoryview) -> Location:
+        ordinal = self._count
+        sealed = self._cipher.seal(ordinal, compress(content), last=False)
+        part = Part(chunk_id, len(self._buffer), len(sealed), len(content))
+        self._rows += _ROW.pack(chunk_id, len(sealed), len(content))
         self._buffer += sealed
+        self._count += 1
+        return Location(self.ref, ordinal, part)
 
     @property
     def full(self) -> bool:
@@ -73,34 +109,28 @@ class PackBuilder:
 
     def finish(self) -> tuple[bytearray, Directory]:
         """The object's bytes and its directory. Nothing may be added afterwards."""
-        rows = encode_rows(self._parts)
+        rows = encode_rows(self._rows)
         bare = len(self._buffer) + len(rows) + TAG_BYTES + _TRAILER.size
         rows += bytes(padded_size(bare) - bare)
         sealed = self._cipher.seal(_DIRECTORY, rows, last=True)
         self._buffer += sealed
         self._buffer += _TRAILER.pack(len(sealed))
-        return self._buffer, Directory(self.ref, len(self._buffer), tuple(self._parts))
+        return self._buffer, Directory(self.ref, len(self._buffer), bytes(self._rows))
 
 
-def encode_rows(parts: list[Part] | tuple[Part, ...]) -> bytes:
-    rows = b"".join(_ROW.pack(part.id, part.sealed_length, part.content_length) for part in parts)
-    return _COUNT.pack(len(parts)) + rows
+def encode_rows(rows: bytes | bytearray) -> bytes:
+    return _COUNT.pack(len(rows) // _ROW.size) + rows
 
 
-def decode_rows(data: bytes | memoryview) -> tuple[Part, ...]:
-    """The parts that :func:`encode_rows` wrote; what follows them is ignored. Offsets follow from the lengths."""
+def decode_rows(data: bytes | memoryview) -> bytes:
+    """The rows that :func:`encode_rows` wrote; what follows them is ignored."""
     try:
         (count,) = _COUNT.unpack_from(data, 0)
-        end = rows_length(count)
-        if end > len(data):
-            raise Damaged(_("a pack's directory is cut short"))
-        parts, offset = [], HEAD.size
-        for chunk_id, sealed, content in _ROW.iter_unpack(data[_COUNT.size : end]):
-            parts.append(Part(ChunkId(bytes(chunk_id)), offset, sealed, content))
-            offset += sealed
     except struct.error:
         raise Damaged(_("a pack's directory is cut short")) from None
-    return tuple(parts)
+    if rows_length(count) > len(data):
+        raise Damaged(_("a pack's directory is cut short"))
+    return bytes(data[_COUNT.size : rows_length(count)])
 
 
 def rows_length(count: int) -> int:
@@ -126,12 +156,26 @@ def read_directory(master: MasterKey, ref: ObjectRef, size: int, sealed: bytes |
     return Directory(ref, size, decode_rows(ObjectCipher(master, ref).unseal(_DIRECTORY, sealed, last=True)))
 
 
-def read_part(cipher: ObjectCipher, part: Part, ordinal: int, sealed: bytes | memoryview, ids: IdKey) -> bytes:
+def read_part(cipher: ObjectCipher, place: Location, sealed: bytes | memoryview, ids: IdKey) -> bytes:
     """One chunk: authenticated, decompressed, and its id computed again from the content."""
-    content = decompress(cipher.unseal(ordinal, sealed, last=False), size=part.content_length)
-    if ids.chunk_id(content) != part.id:
+    if place.part.content_length > MAX_PART_BYTES:
+        raise Damaged(_("a chunk is larger than any that Holdfast writes"))
+    content = decompress(cipher.unseal(place.ordinal, sealed, last=False), size=place.part.content_length)
+    named = named_by(place.pack.kind, content)
+    found = ids.list_id(named) if place.pack.kind is Kind.META else ids.chunk_id(named)
+    if found != place.part.id:
         raise Damaged(_("a chunk's content does not have the id that names it"))
     return content
+
+
+def named_by(kind: Kind, content: bytes) -> bytes | memoryview:
+    """What a part's id is the id of."""
+    if kind is not Kind.META:
+        return content
+    end = _COUNT.size + int.from_bytes(content[: _COUNT.size], "big")
+    if end > len(content):
+        raise Damaged(_("a chunk list is cut short"))
+    return memoryview(content)[_COUNT.size : end]
 
 
 def padded_size(size: int) -> int:

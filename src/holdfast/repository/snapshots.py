@@ -17,8 +17,11 @@ from typing import Any
 from holdfast.errors import Damaged, UsageError
 from holdfast.messages import _
 from holdfast.repository.compression import compress, decompress
+from holdfast.repository.hints import decode_hints, encode_hints
 from holdfast.repository.ids import ID_BYTES, ChunkId
-from holdfast.repository.trees import Content, Row
+from holdfast.repository.moments import read_moment
+from holdfast.repository.removal import Removal
+from holdfast.repository.trees import MAX_LEVELS, Content, Row
 
 Json = dict[str, Any]
 
@@ -60,6 +63,8 @@ class Snapshot:
     facts: Json
     keys: Mapping[str, str]
     """SHA-256 of each key object that there was, by name."""
+    digest: str = ""
+    """SHA-256 of the record's object as it is in the store; no part of the record."""
 
     @property
     def short_id(self) -> str:
@@ -76,7 +81,12 @@ def encode_snapshot(snapshot: Snapshot) -> bytes:
         "ended": snapshot.ended.astimezone(UTC).isoformat(),
         "host": snapshot.host,
         "holdfast_version": snapshot.holdfast_version,
-        "tree": {"size": tree.size, "levels": tree.levels, "rows": [[row.id.hex(), row.size] for row in tree.rows]},
+        "tree": {
+            "size": tree.size,
+            "levels": tree.levels,
+            "rows": [[row.id.hex(), row.size] for row in tree.rows],
+            "hints": encode_hints([row.place for row in tree.rows]).hex(),
+        },
         "totals": {name: getattr(snapshot.totals, name) for name in Totals.__slots__},
         "predecessors": list(snapshot.predecessors),
         "warnings": list(snapshot.warnings),
@@ -92,18 +102,20 @@ def decode_snapshot(snapshot_id: str, data: bytes) -> Snapshot:
         (size,) = _LENGTH.unpack_from(data)
         if size > MAX_RECORD_BYTES:
             raise ValueError("size")
-        fields = json.loads(decompress(data[_LENGTH.size :], size=size))
-        rows = tuple(Row(_chunk_id(row_id), int(row_size)) for row_id, row_size in fields["tree"]["rows"])
+        fields = json.loads(decompress(data[_LENGTH.size :], size=size), parse_constant=_no_number)
+        listed = [(_chunk_id(row_id), int(row_size)) for row_id, row_size in fields["tree"]["rows"]]
+        places = decode_hints(bytes.fromhex(fields["tree"]["hints"]), [row_id for row_id, _size in listed])
+        rows = tuple(Row(*row, place) for row, place in zip(listed, places, strict=True))
         return Snapshot(
             id=snapshot_id,
             label=str(fields["label"]),
             source=str(fields["source"]),
             source_type=str(fields["source_type"]),
-            started=_moment(fields["started"]),
-            ended=_moment(fields["ended"]),
+            started=read_moment(fields["started"]),
+            ended=read_moment(fields["ended"]),
             host=str(fields["host"]),
             holdfast_version=str(fields["holdfast_version"]),
-            tree=Content(int(fields["tree"]["size"]), int(fields["tree"]["levels"]), rows),
+            tree=Content(int(fields["tree"]["size"]), _levels(fields["tree"]["levels"]), rows),
             totals=Totals(**{name: int(fields["totals"][name]) for name in Totals.__slots__}),
             predecessors=tuple(map(str, fields["predecessors"])),
             warnings=tuple(map(str, fields["warnings"])),
@@ -124,19 +136,19 @@ def heads(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
     return tuple(sorted(snapshot.id for snapshot in known if snapshot.id not in named))
 
 
-def missing(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
-    """Ids that records name as predecessors and that are not there."""
-    known = tuple(snapshots)
-    ids = {snapshot.id for snapshot in known}
-    return tuple(sorted({p for snapshot in known for p in snapshot.predecessors if p not in ids}))
+def missing(snapshots: Iterable[Snapshot], removals: Iterable[Removal] = ()) -> tuple[str, ...]:
+    """Ids that records and removals name as predecessors, that are not there, and that nobody removed."""
+    before = _predecessors(snapshots, removals)
+    return tuple(sorted({predecessor for named in before.values() for predecessor in named} - before.keys()))
 
 
-def newest(some: Iterable[Snapshot], everything: Iterable[Snapshot]) -> Snapshot:
+def newest(some: Iterable[Snapshot], everything: Iterable[Snapshot], removals: Iterable[Removal] = ()) -> Snapshot:
     """The newest of ``some``: one that no other of them came after, whatever a wrong clock once said.
 
-    Who came after whom is told by predecessors, across all sources; only where that leaves several, by the clock.
+    Who came after whom is told by predecessors, across all sources and what was removed; only where that leaves
+    several, by the clock.
     """
-    records = {snapshot.id: snapshot for snapshot in everything}
+    predecessors = _predecessors(everything, removals)
     chosen = tuple(some)
     before: set[str] = set()
     waiting = [predecessor for snapshot in chosen for predecessor in snapshot.predecessors]
@@ -144,12 +156,20 @@ def newest(some: Iterable[Snapshot], everything: Iterable[Snapshot]) -> Snapshot
         snapshot_id = waiting.pop()
         if snapshot_id not in before:
             before.add(snapshot_id)
-            waiting.extend(records[snapshot_id].predecessors if snapshot_id in records else ())
+            waiting.extend(predecessors.get(snapshot_id, ()))
     last = [snapshot for snapshot in chosen if snapshot.id not in before] or chosen
     return max(last, key=lambda snapshot: (snapshot.started, snapshot.ended, snapshot.id))
 
 
-def select(snapshots: Iterable[Snapshot], wanted: str, *, source: str | None = None) -> Snapshot:
+def _predecessors(snapshots: Iterable[Snapshot], removals: Iterable[Removal]) -> dict[str, tuple[str, ...]]:
+    return {removal.id: removal.predecessors for removal in removals} | {
+        snapshot.id: snapshot.predecessors for snapshot in snapshots
+    }
+
+
+def select(
+    snapshots: Iterable[Snapshot], wanted: str, *, source: str | None = None, removals: Iterable[Removal] = ()
+) -> Snapshot:
     """The one snapshot that ``wanted`` means: ``latest``, an id or the beginning of one, a label.
 
     Raises ``UsageError`` when there is none or more than one.
@@ -158,7 +178,7 @@ def select(snapshots: Iterable[Snapshot], wanted: str, *, source: str | None = N
     known = [snapshot for snapshot in snapshots if source is None or snapshot.source == source]
     wanted = wanted.removeprefix("snapshot:")
     if wanted == "latest" and known:
-        return newest(known, snapshots)
+        return newest(known, snapshots, removals)
     found = [s for s in known if s.label == wanted] or [
         s for s in known if len(wanted) >= 4 and s.id.startswith(wanted.lower())
     ]
@@ -177,11 +197,15 @@ def select(snapshots: Iterable[Snapshot], wanted: str, *, source: str | None = N
     )
 
 
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("zone")
-    return moment
+def _levels(number: Any) -> int:
+    if type(number) is not int or not 0 <= number <= MAX_LEVELS:
+        raise ValueError("levels")
+    return number
+
+
+def _no_number(text: str) -> float:
+    """Infinity and NaN are no JSON, and nobody could show them as such."""
+    raise ValueError(text)
 
 
 def _chunk_id(text: str) -> ChunkId:

@@ -16,16 +16,19 @@ from holdfast.messages import _
 from holdfast.repository.crew import each
 from holdfast.repository.damage import BadPart, encode_damage
 from holdfast.repository.ids import ChunkId
-from holdfast.repository.index import Location
-from holdfast.repository.index_loading import LoadedIndex, load_index
-from holdfast.repository.keys import key_digests
-from holdfast.repository.objects import REPOSITORY_OBJECT, Kind, ObjectRef
-from holdfast.repository.packing import Directory, directory_span, read_directory, read_part, trailer_span
+from holdfast.repository.index import Index
+from holdfast.repository.index_loading import load_index
+from holdfast.repository.keyring import key_problems
+from holdfast.repository.leases import decode_renewal
+from holdfast.repository.marks import decode_mark
+from holdfast.repository.objects import REPOSITORY_OBJECT, Kind, ObjectRef, parse_name
+from holdfast.repository.packing import Directory, Location, directory_span, read_directory, read_part, trailer_span
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.repository import DEFAULT_WORKERS, Problem, Records, Repository
 from holdfast.repository.sealing import HEAD
-from holdfast.repository.snapshots import Snapshot, missing
+from holdfast.repository.snapshots import Snapshot
 from holdfast.repository.trees import Content, content_nodes, load_content
+from holdfast.repository.versions import decode_writer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +73,27 @@ def verify_repository(
     """
     records = repository.records()
     loaded = load_index(repository)
-    problems = [*_about_keys(repository, records), *records.problems, *loaded.problems, *_gone(records)]
-    packs = _Packs(repository, loaded, progress)
+    index = loaded.index
+    problems = [*_about_keys(repository, records), *records.problems, *loaded.problems, *records.missing]
+    problems += _about_signals(repository)
+    packs = _Packs(repository, progress)
     if not quick:
-        each(packs.check, loaded.present.packs.values(), workers=workers)
-        problems.extend(_note_damage(repository, loaded, packs.bad))
-    state = _State(loaded, packs.bad, quick=quick)
+        each(packs.check, index.directories(), workers=workers)
+        problems.extend(_note_damage(repository, index, packs.bad))
+    state = _State(index, packs.bad, quick=quick)
     found, mended = state.judge(packs)
     snapshots = [snapshot for snapshot in records.snapshots if only(snapshot)]
-    resolver = _Resolver(SnapshotReader(repository, loaded=loaded), state)
+    resolver = _Resolver(SnapshotReader(repository, loaded=loaded), index, state)
     touched = resolver.resolve(snapshots)
     return Verification(
         snapshots=len(snapshots),
-        objects=len(loaded.present.packs) + len(records.snapshots),
+        objects=index.pack_count + len(records.snapshots),
         read=packs.read,
         problems=tuple(sorted({*problems, *found}, key=lambda problem: (problem.name, problem.what))),
         mended=mended,
         touched=touched,
-        unneeded=len(loaded.present.packs.keys() - resolver.used) if len(snapshots) == len(records.snapshots) else 0,
+        unneeded=index.pack_count - resolver.used_packs if len(snapshots) == len(records.snapshots) else 0,
     )
-
-
-def _gone(records: Records) -> Iterator[Problem]:
-    unreadable = {problem.name for problem in records.problems}
-    for snapshot_id in missing(records.snapshots):
-        name = f"{Kind.SNAPSHOT.prefix}{snapshot_id}"
-        if name not in unreadable:
-            yield Problem(name, _("snapshot {id} is gone, and nobody removed it").format(id=snapshot_id[:12]))
 
 
 def _about_keys(repository: Repository, records: Records) -> Iterator[Problem]:
@@ -105,25 +102,38 @@ def _about_keys(repository: Repository, records: Records) -> Iterator[Problem]:
         repository.store.get(REPOSITORY_OBJECT)
     except ObjectMissing as error:
         yield Problem(REPOSITORY_OBJECT, str(error))
-    now = key_digests(repository.store)
-    then = records.snapshots[-1].keys if records.snapshots else {}
-    for name in sorted({*then, *repository.damaged_keys}):
-        if name not in now:
-            yield Problem(name, _("key object {name} is missing: its secret opens nothing").format(name=name))
-        elif now[name] != then.get(name):
-            yield Problem(name, _("key object {name} is damaged: its secret opens nothing").format(name=name))
+    yield from key_problems(repository, [snapshot.keys for snapshot in records.snapshots])
 
 
-def _note_damage(repository: Repository, loaded: LoadedIndex, bad: dict[BadPart, str]) -> Iterator[Problem]:
+def _about_signals(repository: Repository) -> Iterator[Problem]:
+    """Marks, leases and demands of a version: one that does not bind anybody was forged, or is damaged."""
+    ignored = _("{name} is not of this repository, or damaged: it is ignored")
+    unknown = _("{name} is not of this repository, or damaged: who is at work there is not known")
+    for kind, decode, what in (
+        (Kind.MARK, decode_mark, ignored),
+        (Kind.LEASE, decode_renewal, unknown),
+        (Kind.WRITERS, decode_writer, ignored),
+    ):
+        for listed in repository.store.list(kind.prefix):
+            try:
+                plain = repository.get_listed(listed)
+            except ObjectMissing:
+                continue  # a lease that was renewed, a mark whose packs are gone
+            except Damaged as error:
+                yield Problem(
+                    listed.name, str(error) if parse_name(listed.name) is None else what.format(name=listed.name)
+                )
+                continue
+            try:
+                decode(plain)
+            except Damaged as error:
+                text = _("{name} is sealed and not understood ({why}): a newer version may have written it")
+                yield Problem(listed.name, text.format(name=listed.name, why=error))
+
+
+def _note_damage(repository: Repository, index: Index, bad: dict[BadPart, str]) -> Iterator[Problem]:
     """A problem only if the note could not be made."""
-    known = {
-        (pack, place.ordinal)
-        for pack, directory in loaded.damaged.packs.items()
-        for part in directory.parts
-        for place in loaded.damaged.places(part.id)
-        if place.pack == pack
-    }
-    new = bad.keys() - known
+    new = {(pack, ordinal) for pack, ordinal in bad if ordinal not in index.noted.get(pack, ())}
     if not new:
         return
     try:
@@ -136,17 +146,16 @@ def _note_damage(repository: Repository, loaded: LoadedIndex, bad: dict[BadPart,
 class _State:
     """Which places of chunks are whole, as far as was looked."""
 
-    def __init__(self, loaded: LoadedIndex, bad: dict[BadPart, str], *, quick: bool) -> None:
-        self._loaded = loaded
+    def __init__(self, index: Index, bad: dict[BadPart, str], *, quick: bool) -> None:
+        self._index = index
         self._bad = bad
         self._quick = quick
 
     def places(self, chunk_id: ChunkId) -> Iterator[tuple[Location, str]]:
         """Each place of a chunk, and what is wrong with it, if anything."""
-        for place in self._loaded.present.places(chunk_id):
-            yield place, self._bad.get((place.pack, place.ordinal), "")
-        for place in self._loaded.damaged.places(chunk_id):
-            why = _("{name} is damaged").format(name=place.pack.name) if self._quick else ""
+        for place in self._index.places(chunk_id):
+            noted = self._quick and place.ordinal in self._index.noted.get(place.pack, ())
+            why = _("{name} is damaged").format(name=place.pack.name) if noted else ""
             yield place, why or self._bad.get((place.pack, place.ordinal), "")
 
     def judge(self, packs: _Packs) -> tuple[list[Problem], tuple[Problem, ...]]:
@@ -154,7 +163,7 @@ class _State:
         problems = list(packs.problems)
         mended: list[Problem] = []
         for ref, what in packs.damaged.items():
-            parts = self._loaded.present.directory(ref).parts
+            parts = self._index.directory(ref).parts
             ordinals = [ordinal for pack, ordinal in self._bad if pack == ref]
             whole = all(any(not why for _place, why in self.places(parts[ordinal].id)) for ordinal in ordinals)
             (mended if whole else problems).append(Problem(ref.name, what))
@@ -164,9 +173,8 @@ class _State:
 class _Packs:
     """Reads packs back whole, from many threads."""
 
-    def __init__(self, repository: Repository, loaded: LoadedIndex, progress: Callable[[int], None]) -> None:
+    def __init__(self, repository: Repository, progress: Callable[[int], None]) -> None:
         self._repository = repository
-        self._loaded = loaded
         self._progress = progress
         self._lock = threading.Lock()
         self.bad: dict[BadPart, str] = {}
@@ -182,15 +190,15 @@ class _Packs:
         try:
             data = memoryview(self._repository.store.get(ref.name))
         except ObjectMissing as error:
-            return self._report(ref, str(error), range(len(directory.parts)))
+            return self._report(ref, str(error), range(len(directory)))
         bad = [
             ordinal
             for ordinal, part in enumerate(directory.parts)
-            if not self._whole(ref, directory, ordinal, data[part.offset :][: part.sealed_length])
+            if not self._whole(Location(ref, ordinal, part), data[part.offset :][: part.sealed_length])
         ]
         if bad:
             self._report(ref, _("{name} is damaged: {n} of {all} chunks in it cannot be read").format(
-                name=ref.name, n=len(bad), all=len(directory.parts)), bad)  # fmt: skip
+                name=ref.name, n=len(bad), all=len(directory)), bad)  # fmt: skip
         else:
             self._check_frame(directory, data)
         with self._lock:
@@ -198,9 +206,9 @@ class _Packs:
         self._progress(len(data))
         return None
 
-    def _whole(self, ref: ObjectRef, directory: Directory, ordinal: int, sealed: memoryview) -> bool:
+    def _whole(self, place: Location, sealed: memoryview) -> bool:
         try:
-            read_part(self._repository.cipher(ref), directory.parts[ordinal], ordinal, sealed, self._repository.ids)
+            read_part(self._repository.cipher(place.pack), place, sealed, self._repository.ids)
         except Damaged:
             return False
         return True
@@ -229,13 +237,21 @@ class _Packs:
 
 
 class _Resolver:
-    """Resolves every reference of snapshots; what was found whole once is not looked at again."""
+    """Resolves every reference of snapshots; what was found whole once is not looked at again.
 
-    def __init__(self, reader: SnapshotReader, state: _State) -> None:
+    What is remembered is a bit a row of the index, and a byte a pack.
+    """
+
+    def __init__(self, reader: SnapshotReader, index: Index, state: _State) -> None:
         self._reader = reader
+        self._index = index
         self._state = state
-        self._whole: set[ChunkId] = set()
-        self.used: set[ObjectRef] = set()
+        self._whole = bytearray(index.rows // 8 + 1)
+        self._used = bytearray(index.packs)
+
+    @property
+    def used_packs(self) -> int:
+        return sum(self._used)
 
     def resolve(self, snapshots: Iterable[Snapshot]) -> tuple[Touched, ...]:
         touched: list[Touched] = []
@@ -253,18 +269,20 @@ class _Resolver:
 
     def _need(self, content: Content) -> None:
         for node in content_nodes(content, self._reader.load):
-            self._need_chunk(node)
+            self._need_chunk(node.id)
         for row in load_content(content, self._reader.load):
             self._need_chunk(row.id)
 
     def _need_chunk(self, chunk_id: ChunkId) -> None:
-        if chunk_id in self._whole:
-            return
         last = ""
         for place, why in self._state.places(chunk_id):
-            self.used.add(place.pack)
+            number = self._index.row_number(place)
+            byte, bit = number >> 3, 1 << (number & 7)
+            if self._whole[byte] & bit:
+                return
+            self._used[self._index.pack_number(place.pack)] = 1
             if not why:
-                self._whole.add(chunk_id)
+                self._whole[byte] |= bit
                 return
             last = why
         raise Damaged(last) if last else self._reader.absent(chunk_id)

@@ -5,37 +5,52 @@ from beginning to end. All bookkeeping happens in the feeding thread: workers ha
 
 Crash safety is the order: until ``publish`` a chunk is named only by lists in this writer's memory; ``publish`` waits
 for every pack, writes the index, and the record last. Until the record is there, nothing refers to any of it.
+
+Prune may be at work at the same time. A writer holds a lease, reuses only what is indexed, listed and unmarked, reads
+the marks again at least hourly and right before the record, and first copies out what it reused of packs that have
+been marked since. One that slept too long lists the packs again; if something that it needs is gone, it publishes
+nothing.
 """
 
 from __future__ import annotations
 
 import queue
-import threading
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import pairwise
 from types import TracebackType
 from typing import Self
 
+from holdfast import __version__
 from holdfast.entry import Block, Entry
-from holdfast.errors import HoldfastError
+from holdfast.errors import Damaged, HoldfastError, NoSpace, NotReachable, Refused, TryLater
 from holdfast.messages import _
-from holdfast.repository.chunking import Piece, Slab, Splitter
+from holdfast.repository.chunking import Slab, Splitter
+from holdfast.repository.compaction import compact_index
 from holdfast.repository.crew import Crew
-from holdfast.repository.ids import ChunkId
-from holdfast.repository.index import encode_index
-from holdfast.repository.index_loading import LoadedIndex, load_index
-from holdfast.repository.keys import key_digests
-from holdfast.repository.objects import Kind
-from holdfast.repository.packing import Directory, PackBuilder
-from holdfast.repository.repository import DEFAULT_WORKERS, Repository
-from holdfast.repository.snapshots import Json, Snapshot, Totals, encode_snapshot, heads
-from holdfast.repository.trees import Content, Row, StoredEntry, encode_entry, store_content, store_tree
+from holdfast.repository.index_loading import LoadedIndex, list_packs, load_index
+from holdfast.repository.keyring import own_key_digests
+from holdfast.repository.packs import Packs
+from holdfast.repository.removing import remove_snapshot
+from holdfast.repository.repository import DEFAULT_WORKERS, Records, Repository
+from holdfast.repository.snapshots import Json, Snapshot, Totals, heads
+from holdfast.repository.trees import (
+    Content,
+    EncodedEntry,
+    Row,
+    StoredEntry,
+    encode_entry,
+    store_content,
+    store_tree,
+)
+from holdfast.repository.versions import require_writer
+from holdfast.repository.watch import Watch
 
-INDEX_EVERY_SECONDS = 30.0
-INDEX_PARTS = 1_000_000
-"""Parts at which an index object is closed: 40 MB, far below what readers accept."""
+_ROUNDS = 5
+"""Readings of the marks before a snapshot is published, while each finds more to copy out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +85,24 @@ class SnapshotWriter:
     Leaving the scope without ``publish`` publishes nothing; packs that were put stay, and the next writer reuses them.
     """
 
-    def __init__(self, repository: Repository, *, workers: int = DEFAULT_WORKERS) -> None:
+    def __init__(self, repository: Repository, *, workers: int = DEFAULT_WORKERS, host: str = "") -> None:
+        """``host`` is named in the lease. Raises ``Refused`` if this version may not write to the repository."""
+        require_writer(repository, __version__)
         self._repository = repository
-        self._loaded: LoadedIndex = load_index(repository)
-        self._packs = _Packs(repository, self._loaded)
+        self._watch = Watch(repository, work="backup", host=host)
+        self._watch.renew()  # before anything is listed: what is marked later is seen at a later reading
+        try:
+            self._loaded: LoadedIndex = load_index(repository, marked=self._watch.marked)
+        except BaseException:
+            self._watch.end()
+            raise
+        self._packs = Packs(repository, self._loaded)
         self._results: queue.SimpleQueue[tuple[Slab, list[Row]]] = queue.SimpleQueue()
         self._idle = [Slab() for _number in range(workers + 2)]
         self._crew: Crew[Slab] = Crew(self._work, workers=workers)
         self._splitter = Splitter(self._take_slab, self._crew.submit)
         self._files: deque[_File] = deque()
-        self._entries: list[tuple[str, bytes]] = []
+        self._entries: list[EncodedEntry] = []
         self.published = False
         self._count = Totals(files=0, content=0, chunks=0, added_content=0, added_stored=0)
 
@@ -110,16 +133,52 @@ class SnapshotWriter:
         self._settle()
         if self._files:
             raise AssertionError("a file's chunks did not come back")
-        self._entries.sort()
+        self._entries.sort(key=lambda entry: entry.path.encode("utf-8", "surrogateescape"))
         self._refuse_twins()
-        tree = store_tree(self._entries, self._packs.store_meta, self._repository.ids)
+        tree = store_tree(self._entries, self._packs.store_node, self._repository.ids)
         self._packs.flush()
-        snapshot = self._record(about, tree)
+        records = self._secure()
+        snapshot = self._record(about, tree, records)
         self.published = True  # from here on the record may be there, whatever happens
-        ref = self._repository.put_object(Kind.SNAPSHOT, encode_snapshot(snapshot))
-        return replace(snapshot, id=ref.id.hex())
+        snapshot = self._repository.put_record(snapshot)
+        self._confirm(snapshot, about.host)
+        with suppress(NotReachable, Refused, Damaged, NoSpace):  # the snapshot is made; the next one tidies as well
+            compact_index(self._repository, self._loaded)
+        return snapshot
 
-    def _record(self, about: About, tree: Content) -> Snapshot:
+    def _secure(self) -> Records:
+        """Sees to it that prune is after nothing that the snapshot needs, as of now."""
+        for _round in range(_ROUNDS):
+            records = self._repository.records()
+            self._watch.renew()
+            if self._watch.slept:
+                self._look_again()
+            if not self._packs.save(self._watch.marked):
+                return records
+        raise _pruned(self._repository)
+
+    def _confirm(self, snapshot: Snapshot, host: str) -> None:
+        """If this machine slept between the last reading and the record: is everything still there, and will it stay?
+
+        A sweep that looked before the record came deletes what was marked, so that is copied out even now. Nothing is
+        claimed if this cannot be found out: both of this machine's clocks may have stood still.
+        """
+        try:
+            self._watch.renew()
+            if self._watch.slept:
+                self._look_again()
+            self._packs.save(self._watch.marked)
+        except TryLater:
+            remove_snapshot(self._repository, snapshot, host=host, why="pruned while it was being written")
+            raise
+
+    def _look_again(self) -> None:
+        """After a sleep: lists the packs anew. Raises ``TryLater`` if one that is needed is gone."""
+        if self._loaded.index.check(list_packs(self._repository)):
+            raise _pruned(self._repository)
+        self._watch.slept = False
+
+    def _record(self, about: About, tree: Content, records: Records) -> Snapshot:
         return Snapshot(
             id="",
             label=about.label,
@@ -131,18 +190,21 @@ class SnapshotWriter:
             holdfast_version=about.holdfast_version,
             tree=tree,
             totals=replace(self._count, added_content=self._packs.added_content, added_stored=self._packs.added_stored),
-            predecessors=heads(self._repository.records().snapshots),
-            warnings=(*about.warnings, *(problem.what for problem in self._loaded.problems)),
+            predecessors=heads(records.snapshots),
+            warnings=(*about.warnings, *(problem.what for problem in (*self._loaded.problems, *self._watch.problems))),
             facts=about.facts,
-            keys=key_digests(self._repository.store),
+            keys=own_key_digests(self._repository),
         )
 
     def _refuse_twins(self) -> None:
-        for (path, _encoded), (following, _also) in zip(self._entries, self._entries[1:], strict=False):
-            if path == following:
-                raise HoldfastError(_("{path} was read twice").format(path=path))
+        for entry, following in pairwise(self._entries):
+            if entry.path == following.path:
+                raise HoldfastError(_("{path} was read twice").format(path=entry.path))
 
     def _take_slab(self) -> Slab:
+        if self._watch.due:
+            self._watch.renew()
+            self._loaded.index.mark(self._watch.marked)
         while not self._idle:
             self._drain(wait=True)
         return self._idle.pop()
@@ -173,9 +235,8 @@ class SnapshotWriter:
         while self._files and self._files[0].missing == 0:
             file = self._files.popleft()
             rows = [file.rows[position] for position in range(len(file.rows))]
-            content = store_content(rows, self._packs.store_meta)
-            stored = StoredEntry(file.entry, content)
-            self._entries.append((file.entry.path, encode_entry(stored)))
+            content = store_content(rows, self._packs.store_node)
+            self._entries.append(encode_entry(StoredEntry(file.entry, content)))
             self._count = replace(
                 self._count,
                 files=self._count.files + (file.entry.kind == "file"),
@@ -193,99 +254,12 @@ class SnapshotWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._crew.stop()
+        self._watch.end()
+        self._loaded.index.close()
 
 
-class _Packs:
-    """Chunks into packs, packs into the store, directories into the index. Called from all threads."""
-
-    def __init__(self, repository: Repository, loaded: LoadedIndex) -> None:
-        self._repository = repository
-        self._known = loaded.present
-        self._new: set[ChunkId] = set()
-        self._open: list[PackBuilder] = []
-        self._meta: PackBuilder | None = None
-        self._unindexed: list[Directory] = list(loaded.learned)
-        self._indexed_at = repository.clock.monotonic()
-        self._lock = threading.Lock()
-        self.uploaded = 0
-        self.added_content = 0
-        self.added_stored = 0
-
-    def store_pieces(self, slab: Slab) -> list[Row]:
-        builder: PackBuilder | None = None
-        rows = []
-        for piece in slab.pieces:
-            content = slab.content(piece)
-            chunk_id = self._repository.ids.chunk_id(content)
-            rows.append(Row(chunk_id, piece.length))
-            if not self._claim(chunk_id, piece):
-                continue
-            builder = builder or self._borrow()
-            builder.add(chunk_id, content)
-            if builder.full:
-                self._put(builder)
-                builder = None
-        if builder is not None:
-            with self._lock:
-                self._open.append(builder)
-        return rows
-
-    def store_meta(self, content: bytes) -> ChunkId:
-        """For the feeding thread alone."""
-        chunk_id = self._repository.ids.chunk_id(content)
-        if chunk_id not in self._known and chunk_id not in self._new:
-            self._new.add(chunk_id)
-            self._meta = self._meta or PackBuilder(self._repository.master, Kind.META)
-            self._meta.add(chunk_id, content)
-            if self._meta.full:
-                self._put(self._meta)
-                self._meta = None
-        return chunk_id
-
-    def flush(self) -> None:
-        """Puts every pack that is still open, then the index: after it, all that was stored is durable and found."""
-        unfinished = [*self._open, *([self._meta] if self._meta else [])]
-        self._open, self._meta = [], None
-        for builder in unfinished:
-            self._put(builder)
-        with self._lock:
-            self._write_index()
-
-    def _claim(self, chunk_id: ChunkId, piece: Piece) -> bool:
-        """Whether the caller is the one to store this chunk."""
-        if chunk_id in self._known:
-            return False
-        with self._lock:
-            if chunk_id in self._new:
-                return False
-            self._new.add(chunk_id)
-            self.added_content += piece.length
-            return True
-
-    def _borrow(self) -> PackBuilder:
-        with self._lock:
-            if self._open:
-                return self._open.pop()
-        return PackBuilder(self._repository.master, Kind.DATA)
-
-    def _put(self, builder: PackBuilder) -> None:
-        data, directory = builder.finish()
-        self._repository.store.put(directory.pack.name, data)
-        now = self._repository.clock.monotonic()
-        with self._lock:
-            self.uploaded += directory.size
-            self.added_stored += directory.size if directory.pack.kind is Kind.DATA else 0
-            self._unindexed.append(directory)
-            if now - self._indexed_at >= INDEX_EVERY_SECONDS:
-                self._write_index()
-                self._indexed_at = now
-
-    def _write_index(self) -> None:
-        """As many objects as it takes, so that none outgrows what readers accept."""
-        while self._unindexed:
-            some, parts = 0, 0
-            while some < len(self._unindexed) and parts < INDEX_PARTS:
-                parts += len(self._unindexed[some].parts)
-                some += 1
-            self._repository.put_object(Kind.INDEX, encode_index(self._unindexed[:some]))
-            self._unindexed = self._unindexed[some:]
+def _pruned(repository: Repository) -> TryLater:
+    return TryLater(
+        _("packs in {url} that this snapshot needs were pruned while it was being written").format(url=repository.url),
+        hint=_("Run the same command again. No snapshot was made, and none was harmed."),
+    )

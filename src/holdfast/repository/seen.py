@@ -1,0 +1,49 @@
+"""What this machine saw as the newest records of a repository: kept in its state, so that a store set back is noticed.
+
+Records name their predecessors, so one that goes missing in the middle is noticed from the repository alone. The
+newest ones nobody names yet: this machine remembers them, with the SHA-256 of their objects. The state can be lost;
+then only the recovery kit and the next machine remember.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+_FILE = "newest.json"
+
+
+def remembered(local: Path | None) -> Mapping[str, str]:
+    """Snapshot id to SHA-256 (hexadecimal) of its record's object; empty where nothing is remembered."""
+    if local is None:
+        return {}
+    try:
+        heads = json.loads((local / _FILE).read_bytes())["newest"]
+        return {str(snapshot): str(digest) for snapshot, digest in heads.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def remember(local: Path | None, newest: Mapping[str, str]) -> None:
+    """Atomic; where the state cannot be written, nothing is remembered, and nothing fails."""
+    if local is None or not newest or remembered(local) == newest:
+        return
+    temporary = local / f"{_FILE}.{secrets.token_hex(6)}"
+    with contextlib.suppress(OSError):
+        local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            temporary.write_text(json.dumps({"newest": dict(newest)}, indent=1))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(local / _FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def place(local: Path) -> Path:
+    """The file, for people who want to forget what it says."""
+    return local / _FILE
