@@ -3,6 +3,7 @@ test requirements, and OpenSSH's own where there is one: ``/usr/sbin/sshd``, or 
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import pytest
 
 from holdfast.store.sftp_access import Access, access
 from tests.privileges import NOBODY
@@ -80,7 +83,8 @@ def rclone_sftp(*, port: int = 0) -> Iterator[SftpServer]:
 @contextmanager
 def openssh(*, port: int = 0) -> Iterator[SftpServer]:
     """OpenSSH as an ordinary user's process, who alone can log in, with a key."""
-    require(SSHD.exists(), f"there is no {SSHD}")
+    if "HOLDFAST_TEST_SSHD" not in os.environ and not SSHD.exists():
+        pytest.skip(f"there is no {SSHD}")  # nowhere promised: rclone's server is
     as_root = os.geteuid() == 0
     with tempfile.TemporaryDirectory(prefix="sshd-") as home:
         root, key, host_key = Path(home) / "root", make_key(Path(home) / "key"), make_key(Path(home) / "host")
@@ -93,7 +97,7 @@ def openssh(*, port: int = 0) -> Iterator[SftpServer]:
         )
         for path in (Path(home), root, host_key):
             os.chown(path, *((NOBODY, NOBODY) if as_root else (-1, -1)))
-        user = "nobody" if as_root else os.environ.get("USER", "")
+        user = "nobody" if as_root else getpass.getuser()
         command = [str(SSHD), "-D", "-e", "-f", f"{home}/config"]
         with _serving(command, dict(os.environ), listening, user=NOBODY if as_root else None):
             known = Path(home) / "known_hosts"

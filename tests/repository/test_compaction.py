@@ -192,11 +192,13 @@ def test_another_compaction_at_any_moment() -> None:
 def test_a_backup_beside_a_compaction_at_any_moment() -> None:
     """A writer that has listed what is merged a moment later; and one that writes while another merges."""
     files = {"one": noise(1000, 1), "two": noise(400_000, 2)}
-    position, reached = 0, True
+    position, reached, merged = 0, True, 0
     while reached:
         position += 1
         store, _packs = with_small_objects()
         take(opened(store), files)
+        for directory in load_index(opened(store)).index.directories():
+            put_index(opened(store), [directory])  # that backup merged what there was
         done: list[int] = []
 
         def other(store: MemoryStore = store, done: list[int] = done) -> None:
@@ -210,11 +212,13 @@ def test_a_backup_beside_a_compaction_at_any_moment() -> None:
                 writer.add(entry, content)
             second = writer.publish(about("two"))
         reached = bool(done)
+        merged += sum(done)
         assert second.totals.added_content == 500_000, position
         assert not second.warnings, position
         assert restore(opened(store), second)["two"] == files["two"]
         assert verify_repository(opened(store)).good, position
     assert position > 15
+    assert merged > 5 * PACKS
 
 
 def test_a_compaction_beside_a_backup_at_any_moment() -> None:

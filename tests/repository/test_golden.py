@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from holdfast.repository.objects import Kind, parse_name
 from holdfast.repository.opening import Pin, open_repository
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.repository import Problem, Repository
-from holdfast.repository.snapshots import Snapshot, heads
+from holdfast.repository.snapshots import Snapshot
 from holdfast.repository.verify import Verification, verify_repository
 from holdfast.repository.writer import SnapshotWriter
 from holdfast.store.memory import MemoryStore
@@ -135,8 +136,8 @@ def test_every_kept_secret_opens_it_and_the_removed_one_does_not(folder: Path) -
         opened(one, one.store(), one.manifest["removed_passphrase"])
     ring = read_keyring(opened(one, one.store()))
     assert [key.state for key in ring.keys] == [KeyState.GOOD] * len(one.manifest["opened_by"])
-    assert {key.header.origin.note for key in ring.keys if key.header and key.header.origin} == {
-        "init", "保险箱里的纸条"}  # fmt: skip
+    notes = [key.header.origin.note for key in ring.keys if key.header and key.header.origin]
+    assert sorted(notes) == one.manifest["key_notes"]
 
 
 @wholes
@@ -161,12 +162,12 @@ def test_a_backup_goes_on_from_it(folder: Path) -> None:
     one = golden(folder)
     repository = opened(one, one.store())
     reader = SnapshotReader(repository)
-    before = repository.records().snapshots
-    last = before[-1]
+    last = repository.records().snapshots[-1]
     entries = [(stored.entry, [reader.read(stored.content)]) for stored in reader.entries(last)]
     made = take(repository, entries, "next")
     assert made.totals.added_content == 0
-    assert made.predecessors == heads(before)
+    assert made.predecessors == (last.id,)
+    assert made.tree == last.tree, "lists and leaves are cut where they were"
     assert shown(repository, made) == shown(repository, last)
     assert verify_repository(repository).good
 
@@ -192,21 +193,14 @@ def test_damage_restores_what_it_does_not_touch(folder: Path, name: str) -> None
     touched = {label for label, _path in damage["full"]["touched"]}
     unreadable = {*damage["full"]["problems"], *damage["remembered"]}
     records = {snapshot.id: snapshot for snapshot in repository.records().snapshots}
-    for kept in one.manifest["snapshots"]:
-        if f"snapshots/{kept['id']}" in unreadable:
-            assert kept["id"] not in records
-        elif kept["label"] not in touched:
+    readable = [kept for kept in one.manifest["snapshots"] if f"snapshots/{kept['id']}" not in unreadable]
+    assert records.keys() == {kept["id"] for kept in readable}
+    for kept in readable:
+        if kept["label"] not in touched:
             assert shown(repository, records[kept["id"]]) == kept["entries"], kept["label"]
         else:
-            for restored in restored_or_refused(repository, records[kept["id"]]):
-                assert restored == kept["entries"], kept["label"]
-
-
-def restored_or_refused(repository: Repository, snapshot: Snapshot) -> Iterator[list[list[Any]]]:
-    try:
-        yield shown(repository, snapshot)
-    except Damaged as error:
-        assert error.hint
+            with suppress(Damaged):
+                assert shown(repository, records[kept["id"]]) == kept["entries"], kept["label"]
 
 
 @each(OPENABLE)

@@ -435,8 +435,9 @@ def test_files_of_crashed_processes_are_tidied(tmp_path: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in files(folder) if path != running)
 
 
-def test_two_processes_share_the_folder(tmp_path: Path) -> None:
-    """Each merges and replaces what the other has mapped."""
+@pytest.mark.parametrize("merges", [True, False], ids=["merges", "appends"])
+def test_two_processes_share_the_folder(tmp_path: Path, merges: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One merges and replaces what the other has mapped, and the other merges that, or adds to it."""
     repository, whole = some_repository(tmp_path)
     load_index(repository).index.close()
     first, second = load_index(repository), load_index(repository)
@@ -448,8 +449,14 @@ def test_two_processes_share_the_folder(tmp_path: Path) -> None:
     first.index.close()
     chunk_ids = [part.id for directory in whole[:6] for part in directory.parts]
     assert all(second.index.reuse(chunk_id) for chunk_id in chunk_ids), "what is unlinked stays mapped"
+    if not merges:
+        monkeypatch.setattr(segments, "SMALL", 0)
+        monkeypatch.setattr(segments, "FACTOR", 0)
     second.index.close()
+    assert reads(repository) == ["index", "index"]
     third = load_index(repository)
+    again = 2 if merges else 1
+    assert reads(repository) == ["index"] * (2 + again), "only what the one that was not the last had added"
     assert is_whole(third, whole)
     assert not third.problems
     assert not third.learned

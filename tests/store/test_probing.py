@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from holdfast.store.probing import LARGE_BYTES, Deletes, probe
 from tests.object_servers import ObjectServer
 from tests.store.clocks import TestClock
 from tests.store.conftest import object_store
+from tests.store.peers import forwarding, peer
 
 
 def test_an_honest_store(exclusive_store: Store) -> None:
@@ -36,13 +38,19 @@ def test_an_honest_store(exclusive_store: Store) -> None:
     assert [*exclusive_store.list("")] == []
 
 
-def test_a_server_that_ignores_conditions_and_ranges(rclone: ObjectServer) -> None:
+def test_a_server_that_ignores_conditions(rclone: ObjectServer) -> None:
     store = object_store(rclone)
     abilities = probe(store, clock=SystemClock())
     assert not abilities.creates_exclusively
+    assert abilities.traits.ranges is True
+    assert [*store.list("")] == []
+
+
+def test_a_server_that_ignores_ranges(moto: ObjectServer) -> None:
+    with peer(forwarding(moto.address, lambda _request: None, drop_range=True)) as address:
+        abilities = probe(object_store(replace(moto, address=address)), clock=SystemClock())
     assert abilities.reads_ranges  # corrected by us
     assert abilities.traits.ranges is False
-    assert [*store.list("")] == []
 
 
 def test_a_versioned_bucket(moto: ObjectServer) -> None:
@@ -93,7 +101,7 @@ class Wrong(Hostile):
 
 
 class WrongRanges(Hostile):
-    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:
+    def get(self, name: str, start: int = 0, length: int | None = None) -> bytes:  # noqa: ARG002  ignored, that is it
         return super().get(name, 0, length)
 
 
@@ -103,7 +111,7 @@ class Truncating(Hostile):
 
 
 class SlowToList(Hostile):
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Listed]:  # noqa: ARG002  ignored, that is it
         return iter(())
 
 
@@ -132,12 +140,12 @@ class Immutable(Hostile):
 
 
 class Inclusive(Hostile):
-    def put(self, name: str, data: Bytes, *, if_absent: bool = False) -> None:
+    def put(self, name: str, data: Bytes, *, if_absent: bool = False) -> None:  # noqa: ARG002  ignored, that is it
         super().put(name, data)
 
 
 class MayNotDelete(Hostile):
-    def delete(self, name: str) -> None:
+    def delete(self, name: str) -> None:  # noqa: ARG002  ignored, that is it
         raise PermissionRefused("not allowed")
 
 
@@ -187,7 +195,7 @@ def test_what_cannot_be_used_at_all_is_an_error_and_leaves_nothing() -> None:
                 raise StoreUnreachable("too large")
             super().put(name, data, if_absent=if_absent)
 
-        def traits(self, name: str) -> Traits:
+        def traits(self, name: str) -> Traits:  # noqa: ARG002  ignored, that is it
             raise AssertionError("not reached")
 
     store = NoLarge()

@@ -51,7 +51,9 @@ def check(
     ctx: typer.Context,
     policy: Annotated[
         bool,
-        typer.Option("--policy", help=_("Only print the least policy (IAM, RAM) for the keys of each s3:// and oss://.")),
+        typer.Option(
+            "--policy", help=_("Only print the least policy (IAM, RAM) for the keys of each s3:// and oss://.")
+        ),
     ] = False,
 ) -> None:
     session = Session.of(ctx)

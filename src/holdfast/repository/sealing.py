@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -41,7 +42,12 @@ class MasterKey:
     @property
     def id(self) -> bytes:
         """16 bytes that name this key without telling it: pinned in ``holdfast.toml``."""
-        return HKDF(SHA256(), 16, salt=self.repository_id, info=b"holdfast key id").derive(self.secret)
+        return _key_id(self.secret, self.repository_id)
+
+
+@lru_cache(maxsize=16)
+def _key_id(secret: bytes, repository_id: bytes) -> bytes:
+    return HKDF(SHA256(), 16, salt=repository_id, info=b"holdfast key id").derive(secret)
 
 
 class ObjectCipher:

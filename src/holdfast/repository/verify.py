@@ -29,6 +29,7 @@ from holdfast.repository.sealing import HEAD
 from holdfast.repository.snapshots import Snapshot
 from holdfast.repository.trees import Content, content_nodes, load_content
 from holdfast.repository.versions import decode_writer
+from holdfast.store.port import Listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,29 +107,37 @@ def _about_keys(repository: Repository, records: Records) -> Iterator[Problem]:
 
 
 def _about_signals(repository: Repository) -> Iterator[Problem]:
-    """Marks, leases and demands of a version: one that does not bind anybody was forged, or is damaged."""
+    """Marks, leases and demands of a version. What cannot be unsealed was forged, or is damaged."""
     ignored = _("{name} is not of this repository, or damaged: it is ignored")
     unknown = _("{name} is not of this repository, or damaged: who is at work there is not known")
-    for kind, decode, what in (
+    decoders: tuple[tuple[Kind, Callable[[bytes], object], str], ...] = (
         (Kind.MARK, decode_mark, ignored),
         (Kind.LEASE, decode_renewal, unknown),
         (Kind.WRITERS, decode_writer, ignored),
-    ):
+    )
+    for kind, decode, what in decoders:
         for listed in repository.store.list(kind.prefix):
-            try:
-                plain = repository.get_listed(listed)
-            except ObjectMissing:
-                continue  # a lease that was renewed, a mark whose packs are gone
-            except Damaged as error:
-                yield Problem(
-                    listed.name, str(error) if parse_name(listed.name) is None else what.format(name=listed.name)
-                )
-                continue
-            try:
-                decode(plain)
-            except Damaged as error:
-                text = _("{name} is sealed and not understood ({why}): a newer version may have written it")
-                yield Problem(listed.name, text.format(name=listed.name, why=error))
+            problem = _about_signal(repository, listed, decode, what)
+            if problem is not None:
+                yield problem
+
+
+def _about_signal(
+    repository: Repository, listed: Listed, decode: Callable[[bytes], object], what: str
+) -> Problem | None:
+    try:
+        plain = repository.get_listed(listed)
+    except ObjectMissing:
+        return None  # a lease that was renewed, a mark whose packs are gone
+    except Damaged as error:
+        strange = parse_name(listed.name) is None
+        return Problem(listed.name, str(error) if strange else what.format(name=listed.name))
+    try:
+        decode(plain)
+    except Damaged as error:
+        text = _("{name} is sealed and not understood ({why}): a newer version may have written it")
+        return Problem(listed.name, text.format(name=listed.name, why=error))
+    return None
 
 
 def _note_damage(repository: Repository, index: Index, bad: dict[BadPart, str]) -> Iterator[Problem]:

@@ -28,6 +28,10 @@ SLEPT_AFTER = timedelta(hours=12)
 """Between two readings, by the store: half of what a mark stands before anything is deleted."""
 
 
+_ATTEMPTS = 3
+"""So often a mark is read before it counts as nobody's word."""
+
+
 class Lease:
     """``with Lease(repository, work="restore", host=…) as lease: …; lease.beat()`` now and then."""
 
@@ -120,11 +124,17 @@ class Watch(Lease):
             if listed.name in self._known:
                 continue
             try:
-                self.marked |= decode_mark(self.repository.get_listed(listed))
+                self.marked |= self._read(listed)
+                self._known.add(listed.name)
             except ObjectMissing:
                 continue  # its packs are deleted; whoever lists them now does not see them
-            except Damaged as error:  # forged; or damaged on its way, so it is read again next time
+            except Damaged as error:
                 if listed.name not in {problem.name for problem in self.problems}:
                     self.problems.append(Problem(listed.name, str(error)))
-                continue
-            self._known.add(listed.name)
+
+    def _read(self, listed: Listed) -> frozenset[ObjectRef]:
+        """A mark. One that was only damaged on its way is not taken for a forged one: it is asked for again."""
+        for _attempt in range(_ATTEMPTS - 1):
+            with contextlib.suppress(Damaged):
+                return decode_mark(self.repository.get_listed(listed))
+        return decode_mark(self.repository.get_listed(listed))

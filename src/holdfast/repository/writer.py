@@ -171,6 +171,14 @@ class SnapshotWriter:
         except TryLater:
             remove_snapshot(self._repository, snapshot, host=host, why="pruned while it was being written")
             raise
+        except HoldfastError as error:
+            made = _("Snapshot {label} is written, and nobody could ask whether prune spares what it needs.").format(
+                label=snapshot.label
+            )
+            error.hint = " ".join(
+                filter(None, (error.hint, made, _("See whether it is whole: holdfast verify --quick")))
+            )
+            raise
 
     def _look_again(self) -> None:
         """After a sleep: lists the packs anew. Raises ``TryLater`` if one that is needed is gone."""
