@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from holdfast.errors import Damaged
 from holdfast.messages import _
 from holdfast.repository.ids import ID_BYTES, ObjectId
+from holdfast.repository.local import hand_over, make_folder
 from holdfast.repository.pack_table import Array
 from holdfast.repository.repository import Repository
 from holdfast.repository.run_building import RunBuilder
@@ -168,12 +169,13 @@ class IndexCache:
     def _in_folder(self, fill: Fill, key: bytes) -> StoredRun:
         if self._folder is None:
             raise FileNotFoundError
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder)
         name = f"{secrets.token_hex(16)}.run"
         path = self._folder / name
         try:
             with open(path, "x+b", opener=_private) as file, tempfile.TemporaryFile(dir=self._folder) as pieces:
                 stored = StoredRun(_made(fill, file, pieces, key), name)
+            hand_over(path)
             self._built.add(name)
             return stored
         except BaseException:
@@ -189,6 +191,7 @@ class IndexCache:
                 file.write(manifest)
                 file.flush()
                 os.fsync(file.fileno())
+            hand_over(temporary)
             temporary.replace(self._folder / _MANIFEST)
         finally:
             temporary.unlink(missing_ok=True)

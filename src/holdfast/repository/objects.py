@@ -4,7 +4,7 @@
 kind            name                   holds
 ==============  =====================  =====================================
 (plain)         ``repository.json``    which repository and key this is
-(plain)         ``keys/<id>.json``     a wrapped master key
+(plain)         ``keys/<id>``          a wrapped master key
 ``DATA``        ``data/ab/ab…``        a pack of file content
 ``META``        ``meta/ab…``           a pack of trees and chunk lists
 ``INDEX``       ``index/ab…``          directories of many packs

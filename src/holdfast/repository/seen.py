@@ -14,6 +14,8 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
+from holdfast.repository.local import hand_over, make_folder
+
 _FILE = "newest.json"
 
 
@@ -34,11 +36,12 @@ def remember(local: Path | None, newest: Mapping[str, str]) -> None:
         return
     temporary = local / f"{_FILE}.{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
-        local.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(local)
         try:
             temporary.write_text(json.dumps({"newest": dict(newest)}, indent=1))
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            hand_over(temporary)
             temporary.replace(local / _FILE)
         finally:
             temporary.unlink(missing_ok=True)
