@@ -130,6 +130,14 @@ def test_texts_for_people_can_be_extracted(module: Path) -> None:
             assert "{}" not in argument.value, f"line {call.lineno}: a translation cannot move a nameless field"
 
 
+@pytest.mark.parametrize("module", modules(), ids=lambda module: str(module.relative_to(SOURCE)))
+def test_no_text_stands_inside_an_f_string(module: Path) -> None:
+    """Babel does not find it there."""
+    strings = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.JoinedStr)]
+    called = [node.func for string in strings for node in ast.walk(string) if isinstance(node, ast.Call)]
+    assert not [func.lineno for func in called if isinstance(func, ast.Name) and func.id in ("_", "ngettext")]
+
+
 @pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
 def test_a_catalogue_is_clean_and_its_placeholders_are_those_of_the_text(path: Path) -> None:
     catalogue = read(path)

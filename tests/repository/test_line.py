@@ -151,7 +151,7 @@ some_places = st.none() | st.builds(
 def test_hints(named: bytes, places: list[Location | None]) -> None:
     ids = [ChunkId(bytes([number]) * 32) for number in range(len(places))]
     placed = [
-        place and place._replace(part=replace(place.part, id=row_id)) for place, row_id in zip(places, ids, strict=True)
+        place and place._replace(part=place.part._replace(id=row_id)) for place, row_id in zip(places, ids, strict=True)
     ]
     content = attach(named, placed)
     assert detach(content)[0] == named == bytes(named_by(Kind.META, content))

@@ -20,8 +20,8 @@ kind            name                   holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from holdfast.repository.ids import ID_BYTES, ObjectId
 
@@ -63,9 +63,8 @@ _PREFIXES = {
 PACK_KINDS = (Kind.DATA, Kind.META)
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRef:
-    """One sealed object: its kind and id, and so its name in the store."""
+class ObjectRef(NamedTuple):
+    """One sealed object: its kind and id, and so its name in the store. A tuple: made for every look-up."""
 
     kind: Kind
     id: ObjectId

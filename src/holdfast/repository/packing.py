@@ -42,8 +42,7 @@ _ROW = struct.Struct(f">{ID_BYTES}sII")
 _TRAILER = struct.Struct(">I")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Where one chunk lies in its pack."""
 
     id: ChunkId

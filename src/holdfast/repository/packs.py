@@ -32,7 +32,7 @@ class Packs:
         """Chunks of packs that are not in the index yet; no place while one is being sealed."""
         self._open: list[PackBuilder] = []
         self._meta: PackBuilder | None = None
-        self._unindexed: list[Directory] = list(loaded.learned)
+        self._unindexed: list[Directory] = []
         self._indexed_at = repository.clock.monotonic()
         self._saved: set[ObjectRef] = set()
         self._lock = threading.Lock()
@@ -40,6 +40,7 @@ class Packs:
         """Bytes of packs that are in the store."""
         self.added_content = 0
         self.added_stored = 0
+        self._write_index(loaded.learned)
 
     def store_pieces(self, slab: Slab) -> list[Row]:
         builder: PackBuilder | None = None
@@ -75,7 +76,7 @@ class Packs:
         for builder in unfinished:
             self._put(builder)
         with self._lock:
-            self._write_index()
+            self._index_what_is_new()
 
     def save(self, marked: Iterable[ObjectRef]) -> bool:
         """Copies what this writer uses of ``marked`` packs to new ones; whether there was anything to copy.
@@ -159,15 +160,25 @@ class Packs:
             self.added_stored += directory.size if directory.pack.kind is Kind.DATA else 0
             self._unindexed.append(directory)
             if now - self._indexed_at >= INDEX_EVERY_SECONDS:
-                self._write_index()
+                self._index_what_is_new()
                 self._indexed_at = now
 
-    def _write_index(self) -> None:
+    def _index_what_is_new(self) -> None:
+        new, self._unindexed = self._unindexed, []
+        self._write_index(new)
+
+    def _write_index(self, directories: Iterable[Directory]) -> None:
         """As many objects as it takes, so that none outgrows what readers accept."""
-        while self._unindexed:
-            some, parts = 0, 0
-            while some < len(self._unindexed) and parts < INDEX_PARTS:
-                parts += len(self._unindexed[some])
-                some += 1
-            named, self._unindexed = self._unindexed[:some], self._unindexed[some:]
-            self._index.named(self._repository.put_object(Kind.INDEX, encode_index(named)), named)
+        some: list[Directory] = []
+        parts = 0
+        for directory in directories:
+            some.append(directory)
+            parts += len(directory)
+            if parts >= INDEX_PARTS:
+                self._put_index(some)
+                some, parts = [], 0
+        if some:
+            self._put_index(some)
+
+    def _put_index(self, directories: list[Directory]) -> None:
+        self._index.named(self._repository.put_object(Kind.INDEX, encode_index(directories)), directories)

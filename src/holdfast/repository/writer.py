@@ -93,10 +93,10 @@ class SnapshotWriter:
         self._watch.renew()  # before anything is listed: what is marked later is seen at a later reading
         try:
             self._loaded: LoadedIndex = load_index(repository, marked=self._watch.marked)
+            self._packs = Packs(repository, self._loaded)
         except BaseException:
             self._watch.end()
             raise
-        self._packs = Packs(repository, self._loaded)
         self._results: queue.SimpleQueue[tuple[Slab, list[Row]]] = queue.SimpleQueue()
         self._idle = [Slab() for _number in range(workers + 2)]
         self._crew: Crew[Slab] = Crew(self._work, workers=workers)

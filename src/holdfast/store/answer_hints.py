@@ -30,6 +30,9 @@ def _hints() -> Mapping[str, str]:
         **dict.fromkeys(
             ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), region
         ),
+        "PublicEndpointForbidden": _(
+            "This account reaches OSS only from inside Aliyun's network (endpoint -internal) or by a domain of its own."
+        ),
         "SecondLevelDomainForbidden": _('Set addressing = "virtual" under the repository.'),
         "VirtualHostDomainRequired": _('Set addressing = "virtual" under the repository.'),
         **dict.fromkeys(("RequestTimeTooSkewed", "RequestTimeTooLarge"), clock),

@@ -85,9 +85,10 @@ def refuse_unknown(options: Collection[str], *, known: Collection[str], scheme: 
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             belongs = _("Its options are: {known}.").format(known=", ".join(known) or _("none"))
+            meant = _("Did you mean {near}?").format(near=near[0]) if near else ""
             raise ConfigError(
                 _("unknown option {name} of a store {scheme}://").format(name=name, scheme=scheme),
-                hint=f"{_('Did you mean {near}?').format(near=near[0])} {belongs}" if near else belongs,
+                hint=f"{meant} {belongs}".strip(),
             )
 
 
