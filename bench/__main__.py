@@ -1,5 +1,7 @@
-"""``make bench``: every benchmark there is, each with its own command."""
+"""``make bench``: every benchmark there is, each with its own command and its own defaults."""
 
-from bench.memory import main
+from bench import beside_restic, index, memory
 
-main()
+memory.main()
+index.main()
+beside_restic.main()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+STATE = Path(tempfile.mkdtemp(prefix="holdfast-test-state-"))
+"""Where every user's state goes: a test as root must not write to /var/lib."""
+STATE.chmod(0o1777)
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 
 def environment(**more: str) -> dict[str, str]:
     """One that speaks English and knows no configuration but what the test names."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "HOLDFAST_", "XDG_"))}
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    return kept | {"LANG": "C.UTF-8", "PYTHONPATH": path, "HOME": "/nonexistent"} | more
+    return kept | {"LANG": "C.UTF-8", "PYTHONPATH": path, "HOME": "/nonexistent", "XDG_STATE_HOME": str(STATE)} | more
 
 
 def command(*arguments: str, module: str = "tests.cli.program") -> list[str]:

@@ -16,6 +16,7 @@ from holdfast.config import read_configuration
 from holdfast.jobs.backup import take_snapshot
 from holdfast.jobs.progress import Silent
 from holdfast.wiring import Wiring
+from tests.cli.running import STATE
 from tests.cli.site import Site, failed, new_site, run
 from tests.servers import Cluster, Servers
 
@@ -231,3 +232,30 @@ def test_the_options_of_init_speak_of_init() -> None:
     helped = run("init", "--help").stdout
     assert "--option" in helped
     assert "--from" not in helped
+
+
+def test_a_store_that_was_set_back_is_noticed_by_every_command(tmp_path: Path, cluster: Cluster) -> None:
+    """The newest record is gone, nobody names it as a predecessor yet: this machine remembers, and the kit does."""
+    site = new_site(tmp_path / "site", cluster)
+    for _time in range(2):
+        site.well("backup")
+    older, newest = site.ask("list")["snapshots"]
+    assert newest["digest"] in site.well("kit")
+    (site.repository / "snapshots" / newest["id"]).unlink()
+
+    def alarmed(command: str, code: int) -> None:
+        ended = site(command)
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        for text in ("is gone, and nobody removed it", newest["id"][:12], "newest.json"):
+            assert text in ended.stdout + ended.stderr, text
+
+    alarmed("list", 5)
+    alarmed("check", 1)
+    alarmed("verify", 5)
+    document = site.ask("restore", "--to", tmp_path / "back", "--dry-run")
+    assert document["plan"]["snapshot"]["id"] == older["id"]
+    assert [one["name"] for one in document["missing"]] == [f"snapshots/{newest['id']}"]
+    alarmed("backup", 3)
+    alarmed("list", 5)
+    (STATE / "holdfast/repositories" / document["repository_key"] / "newest.json").unlink()
+    assert len(site.ask("list")["snapshots"]) == 2, "forgotten on purpose"

@@ -14,7 +14,7 @@ from holdfast.entry import Entry, EntryKind
 from holdfast.errors import Damaged, HoldfastError
 from holdfast.repository.chunking import CHUNK_SIZE, Slab, Splitter
 from holdfast.repository.compression import compress, decompress
-from holdfast.repository.hints import Places, attach, decode_hints, detach
+from holdfast.repository.hints import Places, attach, decode_hints, detach, encode_hints, pack_places, unpack_places
 from holdfast.repository.ids import ChunkId, IdKey, ObjectId, new_object_id
 from holdfast.repository.index import decode_index, encode_index
 from holdfast.repository.keys import new_keys
@@ -157,6 +157,7 @@ def test_hints(named: bytes, places: list[Location | None]) -> None:
     assert detach(content)[0] == named == bytes(named_by(Kind.META, content))
     assert decode_hints(detach(content)[1], ids) == placed
     assert decode_hints(b"of another version", ids) == [None] * len(ids)
+    assert encode_hints(unpack_places(pack_places(placed))) == encode_hints(placed)
 
 
 @given(st.binary(max_size=300), st.integers(0, 20))

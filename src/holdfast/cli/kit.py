@@ -87,7 +87,7 @@ def _connections(wiring: Wiring) -> dict[str, str]:
 def _repository(wiring: Wiring, name: str, missing: list[str]) -> KitRepository:
     """What cannot be asked now is named in ``missing``: half a kit is better than none."""
     from holdfast.jobs.kit import KitRepository, newest_of_each
-    from holdfast.jobs.records import unreadable
+    from holdfast.jobs.records import doubts
     from holdfast.wiring import credential_variables
 
     configured = wiring.configuration.repository[name]
@@ -99,7 +99,7 @@ def _repository(wiring: Wiring, name: str, missing: list[str]) -> KitRepository:
         key_objects = wiring.key_objects(repository)
         records = repository.records()
         sources, snapshots = newest_of_each(records), len(records.snapshots)
-        missing += (_("repository {name}: {reason}").format(name=name, reason=text) for text in unreadable(records))
+        missing += (_("repository {name}: {reason}").format(name=name, reason=text) for text in doubts(records))
     except HoldfastError as error:
         missing.append(_("repository {name}: {reason}").format(name=name, reason=error))
     return KitRepository(

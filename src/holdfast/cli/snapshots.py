@@ -52,6 +52,8 @@ def warn_of_unreadable(output: Output, records: Records) -> None:
     """Names each record that is missing or cannot be read: the newest snapshot may be among them."""
     for problem in records.missing:
         output.warning(problem.what)
+    if records.missing:
+        output.warning(_("find out what happened to the store first; what is whole there is shown by: holdfast verify"))
     for problem in records.problems:
         output.warning(f"{problem.name}: {problem.what}")
     if records.problems:

@@ -70,8 +70,9 @@ def default_data_folder(*, root: bool | None = None, environment: Mapping[str, s
 
 
 def default_state_folder(*, root: bool | None = None, environment: Mapping[str, str] = os.environ) -> Path:
-    """History and caches: what can be lost."""
-    user = None if _is_root(root) else _user_folder("XDG_STATE_HOME", ".local/state", environment)
+    """History and caches: what can be lost. For root, too, ``XDG_STATE_HOME`` counts where it is set."""
+    chosen = Path(environment.get("XDG_STATE_HOME", "")).is_absolute()
+    user = None if _is_root(root) and not chosen else _user_folder("XDG_STATE_HOME", ".local/state", environment)
     return user or Path("/var/lib/holdfast/state")
 
 

@@ -11,7 +11,7 @@ from holdfast.clock import Clock
 from holdfast.entry import Block
 from holdfast.errors import Interrupted
 from holdfast.jobs.progress import Progress
-from holdfast.jobs.records import from_the_future, future_text, unreadable
+from holdfast.jobs.records import doubts, from_the_future, future_text
 from holdfast.messages import _
 from holdfast.postgres.basebackup import base_backup
 from holdfast.postgres.facts import BackupFacts
@@ -82,7 +82,7 @@ def _concerns(repository: Repository, now: datetime) -> tuple[str, ...]:
     """What was wrong with the repository's other snapshots when this one was begun."""
     records = repository.records()
     future = (future_text(snapshot, now) for snapshot in from_the_future(records, now))
-    return (*unreadable(records), *(problem.what for problem in records.missing), *future)
+    return (*doubts(records), *future)
 
 
 def _warnings(facts: BackupFacts) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from holdfast.errors import HoldfastError, NotReachable
 from holdfast.filesystem.write import free_bytes
 from holdfast.jobs.check_store import check_store
-from holdfast.jobs.records import from_the_future, future_text, unreadable
+from holdfast.jobs.records import doubts, from_the_future, future_text
 from holdfast.messages import _
 from holdfast.postgres.binaries import find_binaries
 from holdfast.postgres.connection import Server, connect, sql_errors
@@ -108,15 +108,16 @@ def _records(repository: Repository) -> list[Finding]:
         )
         for snapshot in from_the_future(records, now)
     ]
-    if records.problems:
+    in_doubt = doubts(records)
+    if in_doubt:
         remedy = _("Run: holdfast verify")
-        found += [
-            Finding(name="snapshots", status=Status.FAILED, what=what, remedy=remedy) for what in unreadable(records)
-        ]
+        found += [Finding(name="snapshots", status=Status.FAILED, what=what, remedy=remedy) for what in in_doubt]
     elif not records.snapshots:
         found.append(Finding(name="snapshots", status=Status.OK, what=_("no snapshot yet")))
     else:
-        what = _("the newest snapshot is {label}").format(label=select(records.snapshots, "latest").label)
+        what = _("the newest snapshot is {label}").format(
+            label=select(records.snapshots, "latest", removals=records.removals).label
+        )
         found.append(Finding(name="snapshots", status=Status.OK, what=what))
     return found
 

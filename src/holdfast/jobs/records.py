@@ -9,12 +9,13 @@ from holdfast.repository.repository import Records
 from holdfast.repository.snapshots import Snapshot
 
 
-def unreadable(records: Records) -> tuple[str, ...]:
-    """A text for each record that cannot be read: nobody knows what it was a snapshot of, nor how new it is."""
-    return tuple(
+def doubts(records: Records) -> tuple[str, ...]:
+    """A text for each record that cannot be read, or is gone and was not removed: nobody knows how new it was."""
+    unreadable = (
         _("the record {name} cannot be read: {what}").format(name=problem.name, what=problem.what)
         for problem in records.problems
     )
+    return (*unreadable, *(problem.what for problem in records.missing))
 
 
 def from_the_future(records: Records, now: datetime) -> tuple[Snapshot, ...]:

@@ -22,6 +22,8 @@ from holdfast.repository.packing import Location, Part, named_by
 _LENGTH = struct.Struct(">I")
 _PACKS = struct.Struct(">H")
 _PACK = struct.Struct(f">B{ID_BYTES}s")
+_PLACE = struct.Struct(f">B{ID_BYTES}sIIII")
+_NOWHERE = bytes(_PLACE.size)
 _UNKNOWN = 0xFFFF
 _COLUMN_BYTES = 2 + 4 * 4
 
@@ -63,6 +65,21 @@ def encode_hints(places: Places) -> bytes:
             *(struct.pack(f">{count}I", *column) for column in columns),
         )
     )
+
+
+def pack_places(places: Places) -> bytes:
+    """Compact, to be kept in memory until a leaf is full; never stored."""
+    return b"".join(
+        _NOWHERE if place is None else _PLACE.pack(*place.pack, place.ordinal, *place.part[1:]) for place in places
+    )
+
+
+def unpack_places(packed: bytes) -> list[Location | None]:
+    """What :func:`pack_places` packed, but for the ids of the chunks."""
+    return [
+        Location(ObjectRef(Kind(kind), ObjectId(raw)), ordinal, Part(ChunkId(b""), *lengths)) if kind else None
+        for kind, raw, ordinal, *lengths in _PLACE.iter_unpack(packed)
+    ]
 
 
 def decode_hints(hints: bytes, ids: Sequence[ChunkId]) -> list[Location | None]:

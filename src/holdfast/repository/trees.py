@@ -17,7 +17,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any, NamedTuple
 
 import msgpack
@@ -25,7 +24,7 @@ import msgpack
 from holdfast.entry import Entry, EntryKind, is_safe_path
 from holdfast.errors import Damaged
 from holdfast.messages import _
-from holdfast.repository.hints import Places, decode_hints, detach
+from holdfast.repository.hints import Places, decode_hints, detach, pack_places, unpack_places
 from holdfast.repository.ids import ID_BYTES, ChunkId, IdKey
 from holdfast.repository.packing import Location
 
@@ -76,8 +75,8 @@ class StoredEntry:
 class EncodedEntry(NamedTuple):
     path: str
     encoded: bytes
-    places: Places
-    """Of the rows in the entry."""
+    places: bytes
+    """Of the rows in the entry, packed: there may be millions of entries before the first leaf is stored."""
 
 
 def store_content(rows: list[Row], store: StoreNode) -> Content:
@@ -119,7 +118,7 @@ def encode_entry(stored: StoredEntry) -> EncodedEntry:
             _to_bytes(entry.link_target), content.levels, _encode_rows(content.rows),
         ]
     )  # fmt: skip
-    return EncodedEntry(entry.path, packed, [row.place for row in content.rows])
+    return EncodedEntry(entry.path, packed, pack_places([row.place for row in content.rows]))
 
 
 def decode_leaf(leaf: bytes) -> list[StoredEntry]:
@@ -194,7 +193,7 @@ def _leaves(entries: Iterable[EncodedEntry], ids: IdKey) -> Iterator[list[Encode
 
 def _store_leaf(leaf: list[EncodedEntry], store: StoreNode) -> Row:
     named = b"".join(entry.encoded for entry in leaf)
-    return store(named, list(chain.from_iterable(entry.places for entry in leaf)), len(named))
+    return store(named, unpack_places(b"".join(entry.places for entry in leaf)), len(named))
 
 
 def _nodes(rows: list[Row]) -> Iterator[list[Row]]:

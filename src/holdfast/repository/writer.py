@@ -18,7 +18,7 @@ import queue
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from types import TracebackType
@@ -104,7 +104,7 @@ class SnapshotWriter:
         self._files: deque[_File] = deque()
         self._entries: list[EncodedEntry] = []
         self.published = False
-        self._count = Totals(files=0, content=0, chunks=0, added_content=0, added_stored=0)
+        self._count_files = self._count_content = self._count_chunks = 0
 
     def add(self, entry: Entry, blocks: Iterable[Block] = ()) -> None:
         """Takes an entry and reads its content to the end."""
@@ -197,7 +197,13 @@ class SnapshotWriter:
             host=about.host,
             holdfast_version=about.holdfast_version,
             tree=tree,
-            totals=replace(self._count, added_content=self._packs.added_content, added_stored=self._packs.added_stored),
+            totals=Totals(
+                files=self._count_files,
+                content=self._count_content,
+                chunks=self._count_chunks,
+                added_content=self._packs.added_content,
+                added_stored=self._packs.added_stored,
+            ),
             predecessors=heads(records.snapshots),
             warnings=(*about.warnings, *(problem.what for problem in (*self._loaded.problems, *self._watch.problems))),
             facts=about.facts,
@@ -245,12 +251,9 @@ class SnapshotWriter:
             rows = [file.rows[position] for position in range(len(file.rows))]
             content = store_content(rows, self._packs.store_node)
             self._entries.append(encode_entry(StoredEntry(file.entry, content)))
-            self._count = replace(
-                self._count,
-                files=self._count.files + (file.entry.kind == "file"),
-                content=self._count.content + content.size,
-                chunks=self._count.chunks + len(rows),
-            )
+            self._count_files += file.entry.kind == "file"
+            self._count_content += content.size
+            self._count_chunks += len(rows)
 
     def _work(self, slab: Slab) -> None:
         self._results.put((slab, self._packs.store_pieces(slab)))
