@@ -10,7 +10,6 @@ from datetime import tzinfo
 from holdfast.clock import Clock
 from holdfast.config import STORE_SECRETS, TEXTS_OR_SECRETS, Configuration
 from holdfast.config import PostgresSource as ConfiguredPostgres
-from holdfast.config import Repository as ConfiguredRepository
 from holdfast.errors import ConfigError, HoldfastError, ObjectMissing, StoreBusy, StoreUnreachable, UsageError
 from holdfast.jobs.backup import PostgresSource
 from holdfast.messages import _
@@ -71,9 +70,9 @@ class Wiring:
                 hint=_("Run `holdfast init`."),
             )
         return open_repository(
-            self._store(configured),
+            self._store(name),
             self.passphrase(name) if secret is None else secret,
-            pin=Pin(repository=configured.id, key=configured.key),
+            pin=Pin(repository=configured.id, key=configured.key, stands_in=str(self.configuration.path)),
             clock=self.clock,
             state=self.configuration.state_dir,
         )
@@ -82,7 +81,7 @@ class Wiring:
         """Whether a repository lies where the URL points. A folder that is not a store yet is free."""
         configured = self.configuration.repository[name]
         try:
-            self._store(configured).get(REPOSITORY_OBJECT)
+            self._store(name).get(REPOSITORY_OBJECT)
         except ObjectMissing:
             return False
         except Unmarked:
@@ -96,8 +95,7 @@ class Wiring:
     def existing_repository(self, name: str) -> Repository | None:
         """What lies where an unpinned repository's URL points, if the configured passphrase opens it."""
         try:
-            store = self._store(self.configuration.repository[name])
-            return open_repository(store, self.passphrase(name), pin=None, clock=self.clock)
+            return open_repository(self._store(name), self.passphrase(name), pin=None, clock=self.clock)
         except HoldfastError:
             return None
 
@@ -120,22 +118,25 @@ class Wiring:
         origin: Origin | None = None,
     ) -> Repository:
         """Makes the repository ``name`` where its URL says, with the id key of ``first``."""
-        configured: ConfiguredRepository = self.configuration.repository[name]
-        store = self._store(configured, create=True)
+        store = self._store(name, create=True)
         return create_repository(
             store, secrets, clock=self.clock, first=first, state=self.configuration.state_dir, origin=origin
         )
 
-    def _store(self, configured: ConfiguredRepository, *, create: bool = False) -> Store:
-        return open_store(
-            configured.url,
-            configured.store_options(self.configuration.folder),
-            clock=self.clock,
-            create=create,
-            stopped=self.stopped,
-            trying_again=self.trying_again,
-            patience=_HURRIED if self.hurried else None,
-        )
+    def _store(self, name: str, *, create: bool = False) -> Store:
+        configured = self.configuration.repository[name]
+        try:
+            return open_store(
+                configured.url,
+                configured.store_options(self.configuration.folder),
+                clock=self.clock,
+                create=create,
+                stopped=self.stopped,
+                trying_again=self.trying_again,
+                patience=_HURRIED if self.hurried else None,
+            )
+        except ConfigError as error:
+            raise ConfigError(_("repository {name}: {error}").format(name=name, error=error), hint=error.hint) from None
 
     def passphrase(self, repository: str) -> str:
         return self.configuration.passphrase_of(repository).reveal(self.configuration.folder)

@@ -255,6 +255,9 @@ def test_a_store_that_was_set_back_is_noticed_by_every_command(tmp_path: Path, c
     document = site.ask("restore", "--to", tmp_path / "back", "--dry-run")
     assert document["plan"]["snapshot"]["id"] == older["id"]
     assert [one["name"] for one in document["missing"]] == [f"snapshots/{newest['id']}"]
+    ended = site("restore", "--to", tmp_path / "back")
+    assert ended.returncode == 3
+    assert ended.stderr.count("is gone, and nobody removed it") == 2, "before the plan, and at the end"
     alarmed("backup", 3)
     alarmed("list", 5)
     (STATE / "holdfast/repositories" / document["repository_key"] / "newest.json").unlink()

@@ -95,8 +95,8 @@ def test_a_recovery_key_into_a_file_that_only_its_owner_reads(tmp_path: Path) ->
     assert out.read_text().startswith("hfrec-")
     assert [key["kind"] for key in place.listed("--recovery-key-file", out) if key["opened"]] == ["recovery key"]
     before = place.listed()
-    failed(place("key", "add", "--out", out), 6, "never overwritten")
-    failed(place("key", "add", "--out", "/proc/nothing/here"), 1, "cannot write")
+    failed(place("key", "add", "--out", out), 6, "never overwritten", "that does not exist yet: --out FILE")
+    failed(place("key", "add", "--out", "/proc/nothing/here"), 1, "cannot write", "another file with --out")
     assert place.listed() == before
 
 
@@ -160,12 +160,18 @@ def test_a_changed_passphrase_step_by_step(tmp_path: Path) -> None:
     said = place.well("key", "remove", old["short_id"])
     for told in ("does not revoke", "make a new repository", "holdfast kit"):
         assert told in " ".join(said.split())
-    failed(place("list", "--passphrase-file", tmp_path / "old"), 6, "wrong passphrase")
+    ended = place("list", "--passphrase-file", tmp_path / "old")
+    failed(ended, 6, "wrong passphrase", f"the one in {tmp_path}/old", "--recovery-key-file FILE")
+    assert "where the configuration takes" not in ended.stderr
     failed(place("key", "remove", old["short_id"]), 2, "was removed already", "holdfast key list")
     document = place.ask("key", "list")
     assert [removed["id"] for removed in document["removed"]] == [old["id"]]
     assert place.ask("verify")["good"]
-    failed(place("key", "remove", "ffff"), 2, "there is no key ffff")
+    failed(place("key", "remove", "ffff"), 2, "there is no key ffff (repository file:", "`holdfast key list` shows")
+    (left,) = [key for key in place.listed() if key["opened"]]
+    for digits in ("", left["id"][:1], left["name"][:8]):  # the least are four
+        failed(place("key", "remove", digits), 2, f'"{digits}" is too short', "Give 4 of its digits")
+    failed(place("key", "remove", left["id"][:4]), 6, "is in use")
 
 
 def test_what_the_configuration_opens_with_is_not_removed_by_somebody_with_a_recovery_key(tmp_path: Path) -> None:
@@ -179,7 +185,9 @@ def test_what_the_configuration_opens_with_is_not_removed_by_somebody_with_a_rec
     failed(place("key", "remove", other["id"]), 6, "the last recovery key", "--last-recovery-key")
     document = place.ask("key", "remove", other["id"], "--last-recovery-key")
     assert (document["id"], document["revoked"]) == (other["id"], False)
-    failed(place("list", "--recovery-key-file", recovery), 6, "wrong passphrase")
+    ended = place("list", "--recovery-key-file", recovery)
+    failed(ended, 6, f"wrong recovery key for file://{tmp_path}/one: the one in {recovery}", "not removed")
+    assert "where the configuration takes" not in ended.stderr
 
 
 def test_a_lost_passphrase_is_replaced_by_means_of_the_recovery_key(tmp_path: Path) -> None:
@@ -203,6 +211,57 @@ def test_on_a_bare_machine(tmp_path: Path) -> None:
     failed(run("key", "remove", mine["id"], *bare), 6, "is in use")
     assert run("key", "remove", added["id"], *bare).returncode == 0
     failed(run("key", "list", "--from", f"file://{tmp_path}/one"), 2, "no passphrase")
+
+
+def test_a_bare_machine_is_not_sent_to_a_configuration(tmp_path: Path) -> None:
+    place = new_place(tmp_path)
+    bare = ("key", "list", "--from", f"file://{tmp_path}/one")
+    other = MadeSecret.new(SecretKind.PASSPHRASE)
+    for option in ("--passphrase-file", "--recovery-key-file"):
+        for path, told in ((tmp_path / "none", "does not exist"), (tmp_path, "cannot read")):
+            ended = run(*bare, option, path)
+            failed(ended, 2, told, str(path), f"name another file: {option} FILE")
+            assert "holdfast.toml" not in ended.stderr
+        failed(run(*bare, option, place.file("other", other)), 6, f"the one in {tmp_path}/other", "of this repository")
+    ended = run(*bare, variables={"HOLDFAST_PASSPHRASE": other})
+    failed(ended, 6, "wrong passphrase", "the one in the variable HOLDFAST_PASSPHRASE", "of this repository")
+    ended = at_terminal(*bare, answers=[("Passphrase or recovery key of", other + "\n")])
+    failed(ended, 6, "wrong passphrase or recovery key for", "that was typed", "--recovery-key-file FILE")
+    failed(
+        place("key", "add", "--new-passphrase-file", tmp_path / "none"), 2, "name another file: --new-passphrase-file"
+    )
+
+
+def test_a_repository_that_is_not_where_the_configuration_says(tmp_path: Path) -> None:
+    """A slip in its url must not look like a repository that was never made."""
+    place = new_place(tmp_path)
+    opened = place.opened("one", (tmp_path / "passphrase").read_text().strip())
+    FolderStore(tmp_path / "on", clock=SystemClock(), create=True)
+    configured = place.configuration.read_text()
+    place.configuration.write_text(configured.replace("file:one", "file:on"))
+    ended = place("list")
+    failed(ended, 2, "there is no repository in", str(place.configuration), opened.id, "correct its url", "given up")
+    pin = ("--id", opened.id, "--key", opened.key_id, "--passphrase-file", tmp_path / "passphrase")
+    ended = run("list", "--from", f"file://{tmp_path}/on", *pin)
+    failed(ended, 2, opened.id, "correct the URL")
+    assert "init" not in ended.stderr
+    failed(run("list", "--from", f"file://{tmp_path}/on", *pin[4:]), 2, "`holdfast init` makes a repository")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("url = 's33://b'", "no store speaks s33://"),
+        ("url = 'file:two'\nendpoint = 'http://x'", "unknown option endpoint"),
+        ("url = 's3://b'\naccess_key_id = { env = 'HF_NOT_SET' }", "variable HF_NOT_SET is not set"),
+    ],
+)
+def test_what_is_wrong_with_a_store_names_the_repository(tmp_path: Path, line: str, told: str) -> None:
+    place = new_place(tmp_path, names=("one", "two"))
+    configured = place.configuration.read_text()
+    place.configuration.write_text(configured.replace("url = 'file:two'", line))
+    failed(place("list", "--repository", "two"), 2, "repository two: ", told)
+    place.well("list")
 
 
 def test_what_is_wrong_with_keys_is_named(tmp_path: Path) -> None:
@@ -244,6 +303,9 @@ def test_repositories_of_one_owner_name_content_alike(tmp_path: Path, *, at_once
     place.well("key", "add", "--repository", "two")
     assert [len(place.listed("--repository", name)) for name in ("one", "two")] == [1, 2]
     assert "--repository NAME" in place.well("key", "add")
+    elsewhere = place.listed("--repository", "two")[-1]["short_id"]
+    told = (f"there is no key {elsewhere} (repository file:", "holdfast key list --repository NAME", "one, two")
+    failed(place("key", "remove", elsewhere), 2, *told)
 
 
 def test_a_made_secret_of_the_owner_can_be_added_to_another_repository(tmp_path: Path) -> None:

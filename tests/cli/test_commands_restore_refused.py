@@ -31,7 +31,9 @@ def test_damage_under_way_says_how_to_remove_what_is_unfinished(tmp_path: Path, 
     pack = max(site.packs(), key=lambda path: path.stat().st_size)
     flip(pack, pack.stat().st_size // 2)
     target = tmp_path / "pg backup"
-    failed(site("restore", "--to", target), 5, "holdfast verify", f"rm -r -- '{target}'")
+    ended = site("restore", "--to", target)
+    failed(ended, 5, "holdfast verify --quick", f"rm -r -- '{target}'\n", "restore another: --at snapshot:ID")
+    assert "same command" not in ended.stderr  # it would end at the same place
     failed(site("restore", "--to", target), 6, "did not finish", f"rm -r -- '{target}'")
 
 

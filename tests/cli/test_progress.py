@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 
 from holdfast.cli.output import Output
 from holdfast.cli.progress import EventProgress, LineProgress
+from holdfast.cli.session import Session
+from holdfast.errors import StoreBusy
 from tests.cli.running import ROOT, command, environment, holdfast
 
 
@@ -135,3 +137,20 @@ def test_at_a_terminal_there_is_a_bar_and_notes_stay() -> None:
     assert ended.stdout == b"done\n"
     assert "pg_wal is a link" in shown
     assert "publishing" in shown
+
+
+def test_why_a_store_is_asked_again_is_told_when_it_changes_and_now_and_then() -> None:
+    clock, err = HandClock(), io.StringIO()
+    session = Session(config_file=None, json=False, verbose=False, output=Output(json=False, verbose=False, err=err))
+    tell = session.trying_again(clock)
+    for _second in range(50):
+        tell(StoreBusy("refused"))
+        clock.sleep(1)
+    tell(StoreBusy("slow"))
+    tell(StoreBusy("refused"))
+    clock.sleep(9)
+    tell(StoreBusy("refused"))
+    clock.sleep(1)
+    tell(StoreBusy("refused"))
+    told = [line for line in err.getvalue().splitlines() if "trying again" in line]
+    assert ["refused" in line for line in told] == [True, True, False, True]

@@ -23,11 +23,11 @@ from holdfast.repository import (
     compaction,
     index_fetching,
     index_loading,
+    pack_checks,
     packing,
     reader,
     repository,
     trees,
-    verify,
     writer,
 )
 from holdfast.repository.keys import Keys
@@ -86,7 +86,7 @@ def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trees, "LEAF_TARGET", 512)
     for module in (writer, reader, index_fetching):
         monkeypatch.setattr(module, "Crew", InlineCrew)
-    for module in (repository, index_loading, verify):
+    for module in (repository, index_loading, pack_checks):
         monkeypatch.setattr(module, "each", each_inline)
 
 

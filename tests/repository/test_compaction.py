@@ -13,10 +13,12 @@ from holdfast.repository import compaction
 from holdfast.repository.compaction import SMALL_OBJECTS, compact_index, due_for_compaction
 from holdfast.repository.ids import ObjectId
 from holdfast.repository.index import INDEX_PARTS
-from holdfast.repository.index_loading import IndexObject, load_index
+from holdfast.repository.index_loading import IndexObject, LoadedIndex, load_index
 from holdfast.repository.keys import SecretKind
+from holdfast.repository.marks import decode_mark, encode_mark
 from holdfast.repository.objects import Kind, ObjectRef
 from holdfast.repository.opening import create_repository, open_repository
+from holdfast.repository.packing import Directory
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import verify_repository
 from holdfast.repository.writer import SnapshotWriter
@@ -44,13 +46,18 @@ def with_small_objects() -> tuple[MemoryStore, set[ObjectRef]]:
     """An index object a pack, and one that names a pack again, and one that is gone."""
     store = MemoryStore(clock=CLOCK)
     repository = create_repository(store, [(SECRET, SecretKind.PASSPHRASE)], clock=CLOCK)
-    whole = [put_pack(repository, [noise(30, 10 * pack + row) for row in range(pack + 1)]) for pack in range(PACKS)]
+    whole = whole_packs(repository)
     for directory in whole:
         put_index(repository, [directory])
     deleted = put_pack(repository, [b"pruned"])
     put_index(repository, [whole[0], deleted])
     store.delete(deleted.pack.name)
+    repository.put_object(Kind.MARK, encode_mark([deleted.pack]))
     return store, {directory.pack for directory in whole}
+
+
+def whole_packs(repository: Repository) -> list[Directory]:
+    return [put_pack(repository, [noise(30, 10 * pack + row) for row in range(pack + 1)]) for pack in range(PACKS)]
 
 
 def index_names(store: Store) -> set[str]:
@@ -64,9 +71,15 @@ def nothing_is_lost(store: Store, packs: set[ObjectRef]) -> None:
     assert not loaded.learned
 
 
+def loaded_beside_marks(repository: Repository) -> LoadedIndex:
+    """As a writer loads it."""
+    marks = [decode_mark(repository.get_listed(listed)) for listed in repository.store.list(Kind.MARK.prefix)]
+    return load_index(repository, marked=[pack for mark in marks for pack in mark])
+
+
 def compact(store: Store) -> int:
     repository = opened(store)
-    loaded = load_index(repository)
+    loaded = loaded_beside_marks(repository)
     try:
         return compact_index(repository, loaded)
     finally:
@@ -104,7 +117,7 @@ def test_what_is_due() -> None:
 def test_what_is_written_is_closed_at_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     store, packs = with_small_objects()
     repository = opened(store)
-    loaded = load_index(repository)
+    loaded = loaded_beside_marks(repository)
     monkeypatch.setattr(compaction, "INDEX_PARTS", 6)
     monkeypatch.setattr(compaction, "due_for_compaction", list)
     assert compact_index(repository, loaded) == PACKS + 1
@@ -119,7 +132,7 @@ def test_every_call_position(kind: FaultKind) -> None:
     store, _packs = with_small_objects()
     counting = FaultyStore(store, clock=CLOCK)
     repository = opened(counting)
-    loaded = load_index(repository)
+    loaded = loaded_beside_marks(repository)
     before = len(counting.calls)
     compact_index(repository, loaded)
     calls = counting.calls[before:]
@@ -128,7 +141,7 @@ def test_every_call_position(kind: FaultKind) -> None:
         store, packs = with_small_objects()
         faulty = FaultyStore(store, clock=CLOCK)
         repository = opened(faulty)
-        loaded = load_index(repository)
+        loaded = loaded_beside_marks(repository)
         faulty.add(Fault(kind=kind, first=position, times=1))
         with pytest.raises((Killed, StoreBusy)):
             compact_index(repository, loaded)
@@ -260,14 +273,91 @@ def test_where_nobody_may_delete_nothing_is_merged() -> None:
     assert compact(FaultyStore(store, refuse, clock=CLOCK)) == 0
     assert index_names(store) == before
     later = Fault(kind=FaultKind.FAIL, operation=Operation.DELETE, first=4, error=PermissionRefused)
-    assert compact(FaultyStore(store, later, clock=CLOCK)) == 2
+    assert compact(FaultyStore(store, later, clock=CLOCK)) == 3
     nothing_is_lost(store, packs)
+
+
+class Retaining(MemoryStore):
+    """Refuses to delete what is there, as stores with retention do; of what is not there it says nothing."""
+
+    def delete(self, name: str) -> None:
+        if any(listed.name == name for listed in self.list("")):
+            raise PermissionRefused(f"{name} is retained")
+
+
+def test_where_objects_are_retained_no_backup_writes_more_than_its_own() -> None:
+    store = Retaining(clock=CLOCK)
+    create_repository(store, [(SECRET, SecretKind.PASSPHRASE)], clock=CLOCK)
+    for number in range(12):
+        take(opened(store), {"x": noise(1000, number)}, f"s{number}")
+    assert len(index_names(store)) == 12 + 1, "one that was merged, when that was tried for the first time"
+    released = MemoryStore(clock=CLOCK)
+    for listed in store.list(""):
+        released.put(listed.name, store.get(listed.name))
+    packs = {directory.pack for directory in load_index(opened(released)).index.directories()}
+    while compact(released):
+        nothing_is_lost(released, packs)
+    assert len(index_names(released)) <= compaction.SMALL_OBJECTS
+    assert verify_repository(opened(released)).good
+
+
+def test_what_larger_ones_name_is_deleted_without_merging() -> None:
+    """… and two machines that look at the same moment do not each delete what the other one relies on."""
+    store = MemoryStore(clock=CLOCK)
+    repository = create_repository(store, [(SECRET, SecretKind.PASSPHRASE)], clock=CLOCK)
+    whole = whole_packs(repository)
+    copies = [put_index(repository, whole) for _copy in range(4)]
+    put_index(repository, whole[:2])
+    objects = load_index(repository).objects
+    assert [one.ref for one in objects if not one.redundant] == [max(copies, key=lambda ref: ref.id)]
+    assert compact(store) == 4
+    nothing_is_lost(store, {directory.pack for directory in whole})
+
+
+@pytest.mark.parametrize("harm", ["lose", "cut"])
+def test_what_names_a_lost_pack_is_not_merged(harm: str) -> None:
+    """The alarm goes on: else nobody would know what was there."""
+    store, packs = with_small_objects()
+    lost = max(packs, key=lambda pack: pack.id)
+    content = store.get(lost.name)
+    store.delete(lost.name)
+    if harm == "cut":
+        store.put(lost.name, content[: len(content) // 2])
+    assert lost.name in {problem.name for problem in load_index(opened(store)).problems}
+    for _time in range(3):
+        compact(store)
+        found = load_index(opened(store))
+        assert lost.name in {problem.name for problem in found.problems}
+        assert found.missing.count(lost) == (harm == "lose")
+    assert len(index_names(store)) <= 1 + 2
+    assert {directory.pack for directory in load_index(opened(store)).index.directories()} == packs - {lost}
+
+
+def test_a_pack_that_is_lost_while_the_index_is_merged() -> None:
+    store, packs = with_small_objects()
+    repository = opened(store)
+    loaded = loaded_beside_marks(repository)
+    lost = max(packs, key=lambda pack: pack.id)
+    store.delete(lost.name)
+    compact_index(repository, loaded)
+    assert lost in load_index(opened(store)).missing
+
+
+def test_stuck_objects_are_not_merged_again_and_again() -> None:
+    store, _packs = with_small_objects()
+    for listed in list(store.list("data/")):
+        store.delete(listed.name)
+    before = index_names(store)
+    counting = FaultyStore(store, clock=CLOCK)
+    assert compact(counting) == 0
+    assert index_names(store) == before
+    assert not [call for call in counting.calls if call.operation is Operation.PUT]
 
 
 def test_a_damaged_object_stays_as_it_is() -> None:
     store, packs = with_small_objects()
     repository = opened(store)
-    loaded = load_index(repository)
+    loaded = loaded_beside_marks(repository)
     name = min(index_names(store))
     store.put(name, store.get(name)[:-1])
     assert compact_index(repository, loaded) == PACKS
@@ -281,7 +371,7 @@ def test_the_local_copy_knows_what_this_process_merged(tmp_path: Path) -> None:
     store, packs = with_small_objects()
     counting = FaultyStore(store, clock=CLOCK)
     repository = open_repository(counting, SECRET, pin=None, clock=CLOCK, state=tmp_path)
-    loaded = load_index(repository)
+    loaded = loaded_beside_marks(repository)
     compact_index(repository, loaded)
     loaded.index.close()
     before = len(counting.calls)
@@ -295,7 +385,7 @@ def test_a_store_that_fails_says_so_in_its_own_words() -> None:
     store, packs = with_small_objects()
     faulty = FaultyStore(store, clock=CLOCK)
     repository = opened(faulty)
-    loaded = load_index(repository)
+    loaded = loaded_beside_marks(repository)
     faulty.add(Fault(kind=FaultKind.FAIL, operation=Operation.PUT))
     with pytest.raises(HoldfastError):
         compact_index(repository, loaded)

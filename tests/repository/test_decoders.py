@@ -27,7 +27,7 @@ from holdfast.errors import Damaged, HoldfastError, Refused, UsageError
 from holdfast.repository import keys as keys_module
 from holdfast.repository.compression import ZSTD, compress, decompress
 from holdfast.repository.damage import decode_damage, encode_damage
-from holdfast.repository.hints import attach, decode_hints, encode_hints
+from holdfast.repository.hints import attach, decode_hints, encode_hints, unpack_places
 from holdfast.repository.ids import ChunkId, ObjectId
 from holdfast.repository.index import decode_index, encode_index
 from holdfast.repository.keyring import Change, decode_change, encode_change, read_keyring
@@ -87,7 +87,7 @@ ENTRIES = [
 ]
 ENCODED = [encode_entry(stored) for stored in ENTRIES]
 NAMED = b"".join(entry.encoded for entry in ENCODED)
-LEAF = attach(NAMED, [place for entry in ENCODED for place in entry.places])
+LEAF = attach(NAMED, unpack_places(b"".join(entry.places for entry in ENCODED)))
 NODE = attach(b"".join(struct.pack(">32sQ", row.id, row.size) for row in ROWS), [row.place for row in ROWS])
 ORIGIN = Origin(created=MOMENT, host="db1", user="postgres", note="纸条")
 

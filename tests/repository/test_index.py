@@ -25,12 +25,13 @@ from holdfast.repository.index_cache import FOLDER, IndexCache
 from holdfast.repository.index_loading import LoadedIndex, list_packs, load_index
 from holdfast.repository.keys import SecretKind, new_keys
 from holdfast.repository.objects import Kind, ObjectRef
-from holdfast.repository.opening import create_repository
+from holdfast.repository.opening import create_repository, open_repository
 from holdfast.repository.packing import Directory, Location, PackBuilder
 from holdfast.repository.repository import Repository
+from holdfast.repository.run_building import RunBuilder
 from holdfast.repository.segments import due_for_merging
 from holdfast.store.failures import Operation
-from holdfast.store.faulty import FaultyStore
+from holdfast.store.faulty import Fault, FaultKind, FaultyStore
 from holdfast.store.memory import MemoryStore
 from holdfast.store.port import Listed, Store
 from tests.repository.making import SECRET, noise
@@ -179,12 +180,30 @@ class Model:
         if gone:
             self.index.close()
             made = load_index(self.repository, marked=self.marked)
-            named = [self.known[pack] for pack in self.named.keys() & self.stored]
             kept = {ref: some for ref, some in self.objects.items() if ref.name in now}
             new = [one.ref for one in made.objects if one.ref not in kept]
+            merged = self.mergeable()
+            assert kept.keys() == self.objects.keys() - merged.keys() - self.redundant()
+            packs = {one.pack for some in merged.values() for one in some} & self.stored
+            named = [self.known[pack] for pack in packs]
             assert len(new) == (1 if named else 0)
             self.objects = kept | dict.fromkeys(new, named)
             self.load()
+
+    def redundant(self) -> set[ObjectRef]:
+        """Of those that may go: what larger ones name as well."""
+        order = sorted(self.objects, key=lambda ref: (sum(map(len, self.objects[ref])), ref.id))
+        last = {one.pack: ref for ref in order for one in self.objects[ref]}
+        return self.objects.keys() - set(last.values()) - self.mourning()
+
+    def mourning(self) -> set[ObjectRef]:
+        lost = self.named.keys() - self.stored - self.marked
+        return {ref for ref, some in self.objects.items() if lost & {one.pack for one in some}}
+
+    def mergeable(self) -> dict[ObjectRef, list[Directory]]:
+        gone = self.mourning() | self.redundant()
+        some = {ref: named for ref, named in self.objects.items() if ref not in gone}
+        return some if len(some) > 1 else {}
 
     def compare(self) -> None:
         assert {one.pack: one for one in self.index.directories()} == {pack: self.known[pack] for pack in self.present}
@@ -245,6 +264,32 @@ def test_the_index_is_what_the_model_says(kept: bool, todo: list[tuple[str, int]
         for action, number in todo:
             model.do(action, number)
             model.compare()
+
+
+def test_no_room_while_index_objects_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first attempt was told counts for nothing: at the second, other objects may be readable."""
+    store = MemoryStore(clock=CLOCK)
+    repository = repository_in(None, store)
+    packs = [put_pack(repository, [noise(500, number)]) for number in range(6)]
+    refs = [put_index(repository, [one]) for one in packs]
+    healing, failing = refs[1].name, refs[0].name
+    flips = [
+        Fault(kind=FaultKind.FLIP, operation=Operation.GET, matches=name.__eq__, first=first, times=1, bit=999)
+        for name, first in ((healing, 1), (failing, 2))
+    ]
+    faulty = FaultyStore(store, *flips, clock=CLOCK)
+    finish, times = RunBuilder.finish, iter(range(100))
+
+    def no_room_once(builder: RunBuilder, key: bytes) -> None:
+        if next(times) == 0:
+            raise OSError(28, "No space left on device")
+        finish(builder, key)
+
+    monkeypatch.setattr(RunBuilder, "finish", no_room_once)
+    loaded = load_index(open_repository(faulty, SECRET, pin=None, clock=CLOCK, state=tmp_path))
+    assert {one.pack for one in loaded.index.directories()} == {one.pack for one in packs}
+    assert [problem.name for problem in loaded.problems] == [failing]
+    assert [one.pack for one in loaded.learned] == [packs[0].pack]
 
 
 @given(st.lists(st.integers(0, 10**8), max_size=12))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -14,9 +14,12 @@ from holdfast.clock import SystemClock
 from holdfast.errors import Damaged, HoldfastError, Refused, StoreBusy, UsageError, WrongPassphrase
 from holdfast.repository import keys as keys_module
 from holdfast.repository.keyring import (
+    Change,
     Keyring,
     KeyState,
     RingKey,
+    decode_change,
+    encode_change,
     key_problems,
     opened_by,
     own_key_digests,
@@ -25,6 +28,7 @@ from holdfast.repository.keyring import (
 )
 from holdfast.repository.keyring_changes import add_key, refuse_removal, remove_key
 from holdfast.repository.keys import MadeSecret, Origin, SecretKind, key_digests, new_keys, wrap
+from holdfast.repository.objects import Kind
 from holdfast.repository.opening import create_repository, open_repository
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import verify_repository
@@ -375,9 +379,14 @@ class Meeting(MemoryStore):
             self.arrive()
 
 
+def meet(store: Meeting, barrier: threading.Barrier) -> None:
+    barrier.wait(10)
+    store.arrive = lambda: None  # what is recorded afterwards waits for nobody
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_two_who_remove_each_others_key_leave_at_least_one(*, together: bool) -> None:
-    """Each has seen that the other key is there; where their records meet, both withdraw."""
+    """Each has seen that the other key is there; where their records meet, one takes its own back, or both do."""
     for _round in range(10):
         store = Meeting()
         made(store, SECRET, OTHER)
@@ -385,7 +394,7 @@ def test_two_who_remove_each_others_key_leave_at_least_one(*, together: bool) ->
         goes = [key_of(repository, other) for repository, other in sessions]
         barrier = threading.Barrier(2)
         if together:
-            store.arrive = partial(barrier.wait, 10)
+            store.arrive = partial(meet, store, barrier)
         done: list[str] = []
 
         def one(number: int, sessions: Sessions = sessions, goes: list[RingKey] = goes, done: list[str] = done) -> None:
@@ -403,9 +412,82 @@ def test_two_who_remove_each_others_key_leave_at_least_one(*, together: bool) ->
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(done) <= (0 if together else 1)
+        assert len(done) <= 1
         assert opens(store, SECRET) or opens(store, OTHER)
         assert not any(opens(store, gone) for gone in done)
+        ring = ring_of(opened(store, OTHER if SECRET in done else SECRET))
+        assert {key.state for key in ring.keys} == {KeyState.GOOD}
+        assert len(ring.keys) == 2 - len(done)
+
+
+def test_what_was_refused_is_watched_as_before() -> None:
+    """The second does all of its removal between the first's record and what the first does next."""
+    store = Meeting()
+    made(store, SECRET, OTHER)
+    first, second = opened(store, SECRET), opened(store, OTHER)
+    goes = {secret: key_of(first, secret) for secret in (SECRET, OTHER)}
+
+    def second_goes() -> None:
+        store.arrive = lambda: None
+        with pytest.raises(Refused, match="stays"):
+            remove_key(second, goes[SECRET], [frozenset({goes[OTHER].name})], when=NOW, host="db2")
+
+    store.arrive = second_goes
+    remove_key(first, goes[OTHER], [frozenset({goes[SECRET].name})], when=NOW, host="db1")
+    left = ring_of(first)
+    assert [(key.name, key.state) for key in left.keys] == [(goes[SECRET].name, KeyState.GOOD)]
+    assert left.removed == {goes[OTHER].name}
+    then = own_key_digests(first)
+    add_key(first, RECOVERY, ORIGIN)
+    store.delete(goes[SECRET].name)
+    ((name, what),) = problems(opened(store, RECOVERY), then)
+    assert name == goes[SECRET].name
+    assert "is missing" in what
+
+
+def test_where_none_but_removed_ones_are_left_that_is_a_problem() -> None:
+    """Both were cut short after recording: nothing is watched any more, and that is said."""
+    store = Meeting()
+    repository = made(store, SECRET, OTHER)
+    names = sorted(key.name for key in ring_of(repository).keys)
+    for secret in (SECRET, OTHER):
+        cut = Fault(kind=FaultKind.KILL, operation=Operation.DELETE)
+        with pytest.raises(Killed):
+            remove_key(
+                opened(FaultyStore(store, cut, clock=CLOCK)), key_of_any(store, secret), [], when=NOW, host="db1"
+            )
+    found = problems(repository, {})
+    assert [name for name, _what in found] == names
+    assert all("was removed and is still there" in what for _name, what in found)
+    add_key(repository, RECOVERY, ORIGIN)
+    assert problems(repository, {}) == []
+
+
+def key_of_any(store: Store, secret: str) -> RingKey:
+    return next(key for key in ring_of(opened(store, secret)).keys if key.opened)
+
+
+def test_a_withdrawal_takes_back_its_own_record_alone_and_in_any_order() -> None:
+    store = MemoryStore(clock=CLOCK)
+    repository = made(store, SECRET, OTHER)
+    (name,) = (key.name for key in ring_of(repository).keys if not key.opened)
+    removal = Change(added={}, removed=(name,), when=NOW, host="db1")
+    ids = [repository.put_object(Kind.KEYRING, encode_change(removal)).id.hex() for _time in range(2)]
+    for known, number in ((KeyState.REMOVED, 0), (KeyState.GOOD, 1)):
+        earlier = NOW - timedelta(days=1)  # by a clock that is behind
+        back = Change(added={}, removed=(), when=earlier, host="db1", withdrawn=(ids[number],))
+        assert decode_change(encode_change(back)) == back
+        repository.put_object(Kind.KEYRING, encode_change(back))
+        assert next(key for key in ring_of(repository).keys if key.name == name).state is known
+    assert ring_of(repository).removed == frozenset()
+
+
+@pytest.mark.parametrize("strange", [{"withdrawn": "ab"}, {"withdrawn": 1}, {"withdrawn": {}}, {"removed": "keys/ab"}])
+def test_a_record_of_another_form_is_not_read(strange: dict[str, object]) -> None:
+    plain = {"added": {}, "removed": [], "when": NOW.isoformat(), "host": "db1"}
+    assert decode_change(json.dumps(plain).encode()).withdrawn == ()
+    with pytest.raises(Damaged):
+        decode_change(json.dumps(plain | strange).encode())
 
 
 # A crash at every call

@@ -24,6 +24,11 @@ GOOGLE = (
 SENT = "X ({}) at read => send http request\n\nContext:\n   url: a\n\nSource:\n   error sending: {}\n\nBacktrace:"
 
 
+def plain(body: str) -> str:
+    """What a server answers that wants TLS, and got none."""
+    return f"X (permanent) at read => {body}\n\nContext:\n   response: Parts {{ status: 400, version: HTTP/1.0 }}\n"
+
+
 @pytest.mark.parametrize(
     ("error", "verdict", "reason"),
     [
@@ -51,6 +56,28 @@ SENT = "X ({}) at read => send http request\n\nContext:\n   url: a\n\nSource:\n 
             opendals.Unexpected(SENT.format("temporary", "invalid peer certificate: UnknownIssuer")),
             Verdict.UNREACHABLE,
             "UnknownIssuer",
+        ),
+        (
+            opendals.Unexpected(
+                SENT.format("temporary", "client error (Connect): received corrupt message of type InvalidContentType")
+            ),
+            Verdict.NO_TLS,
+            "does not speak TLS",
+        ),
+        (opendals.Unexpected(SENT.format("temporary", "tls handshake eof")), Verdict.BUSY, "eof"),
+        (opendals.Unexpected(SENT.format("temporary", "invalid HTTP version parsed")), Verdict.BUSY, "version"),
+        (opendals.Unexpected(plain("Client sent an HTTP request to an HTTPS server.")), Verdict.WANTS_TLS, "TLS only"),
+        (opendals.Unexpected(plain("The plain HTTP request was sent to HTTPS port")), Verdict.WANTS_TLS, "TLS only"),
+        (
+            opendals.Unexpected(plain("You're speaking plain HTTP to an SSL-enabled server port.")),
+            Verdict.WANTS_TLS,
+            "TLS only",
+        ),
+        (opendals.Unexpected(plain("Bad Request")), Verdict.UNREACHABLE, "400"),
+        (
+            opendals.Unexpected("X (permanent) at read => sign\n\nSource:\n   failed to load signing credential\n\n"),
+            Verdict.NO_CREDENTIALS,
+            "no credentials",
         ),
         (opendals.Unexpected("Unexpected (permanent) at  => reader got too much data\n"), Verdict.OTHER_LENGTH, "much"),
         (
@@ -105,3 +132,13 @@ def test_hints_say_what_to_change() -> None:
 def test_a_quoted_message_is_read_to_its_end_and_secrets_are_blotted_out() -> None:
     text = said(400, "InvalidArgument", r"the \"key\" hush is wrong")
     assert read_answer(opendals.Unexpected(text), secrets=["hush"]).reason == r"InvalidArgument: the \"key\" … is wrong"
+
+
+def test_what_is_no_http_gets_a_hint() -> None:
+    error = opendals.Unexpected(SENT.format("temporary", "invalid HTTP version parsed"))
+    assert "https://" in read_answer(error).hint
+
+
+def test_our_own_words_are_not_blotted_out() -> None:
+    error = opendals.Unexpected(plain("The plain HTTP request was sent to HTTPS port"))
+    assert read_answer(error, secrets=["TLS"]).reason == "the endpoint speaks TLS only"

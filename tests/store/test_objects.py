@@ -29,8 +29,8 @@ from holdfast.store.calls import TimeLimits
 from holdfast.store.objects import ObjectStore
 from holdfast.store.port import Store
 from holdfast.store.retrying import Patience, RetryingStore
-from holdfast.store.service import arguments
-from holdfast.store.services import S3, WEBDAV_PLAIN
+from holdfast.store.service import Service, arguments
+from holdfast.store.services import AZURE, COS, S3, WEBDAV, WEBDAV_PLAIN
 from tests.object_servers import FolderServer, ObjectServer
 from tests.store.conftest import BUCKET, object_store
 from tests.store.peers import (
@@ -444,3 +444,83 @@ def test_an_interpreter_that_ends_right_after_a_call_ends_well(moto: ObjectServe
     for _round in range(25):
         done = subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, check=False)
         assert done.returncode == 0
+
+
+def handshake_refused(connection: socket.socket, over: threading.Event) -> None:
+    """A server without TLS: the handshake is a bad request to it."""
+    connection.recv(1 << 12)
+    answer(connection, 400)
+
+
+def wants_tls(connection: socket.socket, over: threading.Event) -> None:
+    connection.recv(1 << 12)
+    answer(connection, 400, b"Client sent an HTTP request to an HTTPS server.\n")
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+@pytest.mark.parametrize(
+    ("serve", "written", "right", "said"),
+    [(handshake_refused, "https", "http", "does not speak TLS"), (wants_tls, "http", "https", "speaks TLS only")],
+)
+def test_an_endpoint_of_the_other_protocol_is_told_at_once(
+    serve: Serve, written: str, right: str, said: str, call: Callable[[Store], object]
+) -> None:
+    with peer(serve) as address:
+        store = at(address, endpoint=f"{written}://{address}", limits=None)
+        began = time.monotonic()
+        with pytest.raises(StoreUnreachable, match=said) as caught:
+            call(retried(store))
+        assert "attempts" not in str(caught.value)
+        assert f'endpoint = "{right}://{address}"' in caught.value.hint
+        assert time.monotonic() - began < 5
+
+
+def test_a_web_server_of_the_other_protocol_is_told_at_once() -> None:
+    with peer(handshake_refused) as address:
+        store = ObjectStore(WEBDAV, bucket=address, prefix="p", options={}, limits=QUICK)
+        with pytest.raises(StoreUnreachable, match="does not speak TLS") as caught:
+            retried(store).get("name")
+        assert f"webdav+http://{address}" in caught.value.hint
+
+
+def test_a_web_server_that_wants_credentials_and_got_none() -> None:
+    with peer(answering(401)) as address:
+        store = ObjectStore(WEBDAV_PLAIN, bucket=address, prefix="p", options={}, limits=QUICK)
+        with pytest.raises(PermissionRefused) as caught:
+            store.get("name")
+        assert "WEBDAV_PASSWORD" in caught.value.hint
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without any credentials, even of its own."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "TENCENTCLOUD_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(
+    ("service", "options", "named"),
+    [
+        (S3, {"region": "us-east-1"}, ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "access_key_secret")),
+        (COS, {"region": "ap-shanghai"}, ("TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "access_key_id")),
+        (AZURE, {"account_name": "acc"}, ("AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN", "sas_token")),
+    ],
+)
+def test_without_credentials_the_hint_names_them(service: Service, options: dict[str, str], named: list[str]) -> None:
+    store = ObjectStore(service, bucket=BUCKET, prefix="p", options={**options, "endpoint": "http://127.0.0.1:1"})
+    with pytest.raises(StoreUnreachable, match="no credentials") as caught:
+        retried(store).get("name")
+    assert all(name in caught.value.hint for name in named)
+    assert "signing" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("bare")
+def test_without_region_and_credentials_the_hint_names_both() -> None:
+    with pytest.raises(ConfigError, match="s3://bucket-1/p needs the option region") as caught:
+        ObjectStore(S3, bucket="bucket-1", prefix="p", options={})
+    for name in ("--option region=", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "access_key_id"):
+        assert name in caught.value.hint
+    assert "detect_region" not in str(caught.value) + caught.value.hint

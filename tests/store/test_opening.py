@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from holdfast.errors import ConfigError, StoreUnreachable
 from holdfast.store.opening import open_store
 from holdfast.store.port import Store
 from tests.object_servers import FolderServer, ObjectServer
+from tests.requirements import require
 from tests.store.conftest import BUCKET
 
 
@@ -94,6 +98,42 @@ def test_a_folder_of_a_web_server(webdav: FolderServer) -> None:
     assert store.url == f"webdav+http://{webdav.address}/opened"
     assert [listed.name for listed in store.list("")] == ["a/b"]
     assert not store.exclusive_create()
+
+
+NAMELESS = """
+import getpass, os, sys
+from pathlib import Path
+import asyncio, concurrent.futures.thread, encodings.idna
+import asyncssh
+from holdfast.clock import SystemClock
+from holdfast.errors import HoldfastError
+import holdfast.store.sftp
+from holdfast.store.opening import open_store
+os.setgid(54321)
+os.setuid(54321)
+for environment in ({}, {"LOGNAME": "any"}, {"LOGNAME": "any", "HOME": "/nonexistent"}):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        os.environ.pop(name, None)
+    os.environ.update(environment)
+    try:
+        print(open_store("sftp://backup@127.0.0.1/data", {"known_hosts": "/dev/null"}, clock=SystemClock()).url)
+    except HoldfastError as error:
+        print(f"{type(error).__name__}: {error}: {error.hint}")
+"""
+"""What a container's user without an entry in /etc/passwd meets. All is imported first: that user may not read it."""
+
+
+def test_a_user_without_a_name_is_told_what_to_set() -> None:
+    require(os.geteuid() == 0, "only root can become a user without a name")
+    run = subprocess.run([sys.executable, "-c", NAMELESS], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    nameless, homeless, well = run.stdout.splitlines()
+    assert nameless.startswith("ConfigError: the user 54321, who runs this, has no name")
+    assert "LOGNAME" in nameless
+    assert "sftp://user@host/" in nameless
+    assert homeless.startswith("ConfigError: the user 54321, who runs this, has no home folder")
+    assert "HOME" in homeless
+    assert well == "sftp://backup@127.0.0.1/data"
 
 
 def test_options_are_checked(tmp_path: Path) -> None:

@@ -61,13 +61,13 @@ def test_nothing_beside_the_prefix(scheme: str, role: Role, prefix: str) -> None
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_writer_cannot_destroy(scheme: str) -> None:
     writer = Role.WRITER
-    for name in ("data/ab/cd", "snapshots/ab", "leases/ab", "probes/ab"):
+    for name in ("data/ab/cd", "snapshots/ab", "removed/ab", "leases/ab", "probes/ab"):
         assert allows(scheme, "p", writer, "PutObject", name)
-    for name in ("marks/ab", "removed/ab", "writers/ab", "keys/ab", "keyring/ab", "repository.json", "other/x"):
+    for name in ("marks/ab", "writers/ab", "keys/ab", "keyring/ab", "repository.json", "other/x"):
         assert not allows(scheme, "p", writer, "PutObject", name)
     for name in ("leases/ab", "probes/ab", "index/ab"):
         assert allows(scheme, "p", writer, "DeleteObject", name)
-    for name in ("data/ab/cd", "meta/ab", "snapshots/ab", "marks/ab", "keys/ab", "repository.json"):
+    for name in ("data/ab/cd", "meta/ab", "snapshots/ab", "removed/ab", "marks/ab", "keys/ab", "repository.json"):
         assert not allows(scheme, "p", writer, "DeleteObject", name)
         assert allows(scheme, "p", writer, "GetObject", name)
 
@@ -110,14 +110,14 @@ def test_an_enforcing_server_lets_the_right_calls_through(users: Mapping[Role, M
     writer, operator = store_of(users[Role.WRITER]), store_of(users[Role.OPERATOR])
     operator.put("repository.json", b"{}", if_absent=True)
     operator.put("marks/ab", b"mark")
-    for name in ("data/ab/cd", "index/ab", "snapshots/ab", "leases/ab"):
+    for name in ("data/ab/cd", "index/ab", "snapshots/ab", "removed/ab", "leases/ab"):
         writer.put(name, b"content")
         assert writer.get(name) == b"content"
     assert writer.get("marks/ab") == b"mark"
     for name in ("marks/ab", "keys/ab", "repository.json"):
         with pytest.raises(PermissionRefused):
             writer.put(name, b"forged")
-    for name in ("data/ab/cd", "snapshots/ab", "marks/ab"):
+    for name in ("data/ab/cd", "snapshots/ab", "removed/ab", "marks/ab"):
         with pytest.raises(PermissionRefused):
             writer.delete(name)
     for name in ("leases/ab", "index/ab"):

@@ -9,7 +9,8 @@ import pytest
 
 from holdfast.errors import ConfigError
 from holdfast.store.objects import ObjectStore
-from holdfast.store.service import Service, arguments, from_environment
+from holdfast.store.service import Service, arguments, credentials_hint, from_environment
+from holdfast.store.service_hints import tls_hint
 from holdfast.store.services import AZURE, B2, COS, GCS, OBS, OSS, OSS_V1, S3, SERVICES, WEBDAV, service_of
 
 KEY = {"access_key_id": "a", "access_key_secret": "b"}
@@ -133,3 +134,36 @@ def test_the_environment_completes_and_never_mixes(
     service: Service, options: Mapping[str, str], environment: Mapping[str, str], found: Mapping[str, str]
 ) -> None:
     assert from_environment(service, options, environment) == found
+
+
+@pytest.mark.parametrize("scheme", list(SERVICES))
+def test_the_hint_to_credentials_names_settings_and_variables(scheme: str) -> None:
+    service = SERVICES[scheme]
+    hint = credentials_hint(service)
+    for name in (name for names in service.credentials for name in names):
+        assert name in hint
+        assert service.variables[name][0] in hint
+
+
+@pytest.mark.parametrize(
+    ("service", "options"),
+    [(OBS, {"region": "x"}), (B2, {"region": "x"}), (S3, {"access_key_id": "a"}), (WEBDAV, {"username": "u"})],
+)
+def test_credentials_that_lack_or_are_incomplete_are_asked_for(service: Service, options: Mapping[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        arguments(service, bucket="bucket-1", prefix="", options=options)
+    assert credentials_hint(service) in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("service", "endpoint", "tls", "line"),
+    [
+        (S3, "https://h:9000", False, 'endpoint = "http://h:9000"'),
+        (S3, "http://h:9000", True, 'endpoint = "https://h:9000"'),
+        (S3, "h:9000", False, 'endpoint = "http://h:9000"'),
+        (S3, "", False, 'endpoint = "http://…"'),
+        (WEBDAV, "https://h:80", False, "webdav+http://h:80"),
+    ],
+)
+def test_the_hint_to_the_other_protocol(service: Service, endpoint: str, tls: bool, line: str) -> None:
+    assert tls_hint(service, endpoint, tls=tls).endswith(line)

@@ -8,6 +8,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ from holdfast.store.opening import open_store
 from holdfast.store.retrying import RetryingStore
 from holdfast.store.sftp import SftpStore
 from holdfast.store.sftp_access import Access, access
+from holdfast.wiring import credential_variables
 from tests.privileges import NOBODY
 from tests.requirements import require
 from tests.sftp_servers import SftpServer, make_key, public_part
@@ -121,13 +123,52 @@ def test_an_unknown_host_is_refused_with_the_line_that_admits_it(sftp: SftpServe
     new(sftp, "unknown", known_hosts=str(known)).put("a", b"1")
 
 
+def command_of(hint: str) -> str:
+    """The shell's line that a hint ends in."""
+    return hint.rpartition("run: ")[2]
+
+
+def run_as_told(command: str, program: str) -> None:
+    """What a person pastes into a shell."""
+    require(shutil.which(program), f"{program} is not installed")
+    subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, timeout=60)
+
+
+def test_the_line_that_admits_a_host_can_be_pasted(sftp: SftpServer, tmp_path: Path) -> None:
+    """Into a folder that is not there yet, of a name that a shell would take apart."""
+    known = tmp_path / "it's $HOME" / ".ssh" / "known hosts; false"
+    with pytest.raises(Refused) as refused:
+        new(sftp, "pasted", known_hosts=str(known)).put("a", b"1")
+    run_as_told(command_of(refused.value.hint), "ssh-keyscan")
+    assert known.parent.stat().st_mode & 0o777 == 0o700
+    new(sftp, "pasted", known_hosts=str(known)).put("a", b"1")
+    known.unlink()
+    with pytest.raises(Refused) as again:
+        new(sftp, "pasted", known_hosts=str(known)).put("a", b"1")
+    assert "mkdir" not in again.value.hint
+
+
+@pytest.mark.parametrize("whose", ["own", "system"])
+def test_the_line_that_admits_a_changed_key_can_be_pasted(sftp: SftpServer, tmp_path: Path, whose: str) -> None:
+    """Also where the user has no known_hosts: the key that was known stands in the system's."""
+    own, system = tmp_path / "no such" / "known hosts", tmp_path / "system"
+    file = {"own": own, "system": system}[whose]
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f"[127.0.0.1]:{sftp.port} {public_part(make_key(tmp_path / 'other'))}\n")
+    place = replace(sftp.access("pasted2"), known_hosts=own, system_known_hosts=system)
+    with pytest.raises(Refused, match="HOST KEY HAS CHANGED") as refused:
+        SftpStore(place, create=True).put("a", b"1")
+    run_as_told(command_of(refused.value.hint), "ssh-keyscan")
+    SftpStore(place, create=True).put("a", b"1")
+
+
 @pytest.mark.parametrize("kind", ["ed25519", "rsa"])
 def test_a_changed_host_key_is_refused_loudly(sftp: SftpServer, tmp_path: Path, kind: str) -> None:
     known = tmp_path / "known_hosts"
     known.write_text(f"[127.0.0.1]:{sftp.port} {public_part(make_key(tmp_path / 'other', kind=kind))}\n")
     with pytest.raises(Refused, match="HOST KEY HAS CHANGED") as refused:
         new(sftp, "changed", known_hosts=str(known)).put("a", b"1")
-    assert f"ssh-keygen -R '[127.0.0.1]:{sftp.port}' -f {known}" in refused.value.hint
+    assert f"ssh-keygen -R '[127.0.0.1]:{sftp.port}' -f {known} && ssh-keyscan" in refused.value.hint
     assert not (sftp.folder / "changed").exists()
 
 
@@ -140,6 +181,13 @@ def test_known_hosts_that_cannot_be_read_are_no_trust(sftp: SftpServer, tmp_path
 
 
 # Who we are
+
+
+def test_without_key_and_password_the_hint_names_them(sftp: SftpServer) -> None:
+    with pytest.raises(PermissionRefused, match="does not let the user tester in") as refused:
+        new(sftp, "nothing", private_key="").put("a", b"1")
+    for name in ("private_key", "password", "--option private_key=", *credential_variables("sftp://h/a")[:1]):
+        assert name in refused.value.hint
 
 
 def test_a_password(sftp: SftpServer) -> None:
@@ -491,3 +539,30 @@ def wait_for(condition: Callable[[], object], *, limit_s: float = 20) -> None:
     while not condition():
         assert time.monotonic() < until, "did not happen in time"
         time.sleep(0.01)
+
+
+_COMMAND = """
+import sys
+from tests.store.test_sftp import Path, SftpStore, access, urlsplit
+url, key, known, ending = sys.argv[1:]
+options = {"private_key": key, "known_hosts": known}
+store = SftpStore(access(urlsplit(url), options, user="n", home=Path("/n")), create=True)
+store.put("a/b", b"1")
+print(store.get("a/b"))
+if ending == "error":
+    store.get("absent")
+"""
+
+
+@pytest.mark.parametrize("ending", ["well", "error"])
+def test_a_process_that_ends_says_nothing_of_its_connections(sftp: SftpServer, ending: str) -> None:
+    """Also in Python's development mode, which complains of what is left open."""
+    url = f"sftp://{sftp.user}@127.0.0.1:{sftp.port}{sftp.shown}/ends"
+    words = [sys.executable, "-X", "dev", "-c", _COMMAND, url, str(sftp.private_key), str(sftp.known_hosts), ending]
+    for _round in range(10):
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.stdout == "b'1'\n", ended.stderr
+        said = ended.stderr if ending == "well" else ended.stderr.partition("holdfast.errors.ObjectMissing")[2]
+        assert said.count("\n") == (0 if ending == "well" else 1), ended.stderr
+        assert "Task" not in ended.stderr
+        assert "ResourceWarning" not in ended.stderr

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from holdfast.cli.asking import ask_secret, may_ask
-from holdfast.errors import UsageError
+from holdfast.errors import ConfigError, UsageError, WrongPassphrase
 from holdfast.messages import _
 
 if TYPE_CHECKING:
@@ -93,7 +94,14 @@ class Access:
                     hint=_("Those of a configured repository stand in holdfast.toml."),
                 )
             wiring = session.wiring()
-            repository = wiring.repository(self.name, secret=self._from_file())
+            secret = self._from_file()
+            try:
+                repository = wiring.repository(self.name, secret=secret)
+            except WrongPassphrase:
+                if secret is None:  # the configured one: the error says where to look
+                    raise
+                url = wiring.configuration.repository[wiring.repository_name(self.name)].url
+                raise self._wrong(url) from None
             return Opened(repository=repository, wiring=wiring, pinned=True)
         if self.name is not None:
             raise UsageError(_("give either --from or --repository"))
@@ -109,6 +117,7 @@ class Access:
         secret = self._from_file()
         if secret is None:
             secret = os.environ.get(PASSPHRASE_VARIABLE)
+        from_variable = bool(secret)
         if not secret and not may_ask(session):
             raise UsageError(
                 _("no passphrase for {url}").format(url=url),
@@ -124,15 +133,42 @@ class Access:
             secret = ask_secret(_("Passphrase or recovery key of {url}").format(url=url))
         if sys.stderr.isatty():
             session.output.note(_("opening {url}").format(url=url))
-        return open_from_url(
-            url,
-            options,
-            secret,
-            pin=pin,
-            clock=SystemClock(),
-            stopped=interruption.requested,
-            trying_again=session.trying_again(),
+        try:
+            return open_from_url(
+                url,
+                options,
+                secret,
+                pin=pin,
+                clock=SystemClock(),
+                stopped=interruption.requested,
+                trying_again=session.trying_again(),
+            )
+        except WrongPassphrase:
+            raise self._wrong(url, from_variable=from_variable) from None
+
+    def _wrong(self, url: str, *, from_variable: bool = False) -> WrongPassphrase:
+        """None that the configuration gave: the error names where it came from."""
+        if self.recovery_key_file:
+            return WrongPassphrase(
+                _("wrong recovery key for {url}: the one in {path}").format(url=url, path=self.recovery_key_file),
+                hint=_(
+                    "Give the recovery key of this repository, one that was not removed: --recovery-key-file FILE; or "
+                    "its passphrase: --passphrase-file FILE"
+                ),
+            )
+        hint = _(
+            "Give the passphrase of this repository, one that was not removed: --passphrase-file FILE; or its "
+            "recovery key: --recovery-key-file FILE"
         )
+        if self.passphrase_file:
+            text = _("wrong passphrase for {url}: the one in {path}").format(url=url, path=self.passphrase_file)
+        elif from_variable:
+            text = _("wrong passphrase for {url}: the one in the variable {variable}").format(
+                url=url, variable=PASSPHRASE_VARIABLE
+            )
+        else:
+            text = _("wrong passphrase or recovery key for {url}: the one that was typed").format(url=url)
+        return WrongPassphrase(text, hint=hint)
 
     def _pin(self) -> Pin | None:
         if self.id is None and self.key is None:
@@ -147,12 +183,33 @@ class Access:
         return Pin(repository=_id("--id", self.id), key=_id("--key", self.key))
 
     def _from_file(self) -> str | None:
-        path = self.passphrase_file or self.recovery_key_file
-        if path is None:
-            return None
-        from holdfast.config import Secret
+        if self.passphrase_file:
+            return read_secret(self.passphrase_file, "--passphrase-file")
+        if self.recovery_key_file:
+            return read_secret(self.recovery_key_file, "--recovery-key-file")
+        return None
 
+
+def read_secret(path: Path, option: str) -> str:
+    """The secret in a file that ``option`` names. Raises ``ConfigError`` as ``Secret.reveal`` does."""
+    from holdfast.config import Secret
+
+    try:
         return Secret(file=str(path)).reveal(Path.cwd())
+    except ConfigError as error:
+        if not _may_be_read_as_file(path):
+            error.hint = _("Correct the path, or name another file: {option} FILE").format(option=option)
+        raise
+
+
+def _may_be_read_as_file(path: Path) -> bool:
+    """Whether it lies there, or nobody but its owner can tell."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def as_url(text: str) -> str:

@@ -58,18 +58,23 @@ def _same(typed: str, key: str) -> bool:
         return False
 
 
-def write_secret(path: Path, text: str) -> None:
-    """A new file with one line that only its owner reads. Raises ``Refused`` where something lies already."""
+def write_secret(path: Path, text: str, *, option: str = "") -> None:
+    """A new file with one line that only its owner reads. Raises ``Refused`` where something lies already.
+
+    ``option`` is what named the file, if it is not one of those that ``init`` makes.
+    """
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise Refused(
             _("{path} is there already and is never overwritten").format(path=path),
-            hint=_("Another holdfast init may be at work; if not, run it again, and it uses that file."),
+            hint=_("Name a file that does not exist yet: {option} FILE").format(option=option)
+            if option
+            else _("Another holdfast init may be at work; if not, run it again, and it uses that file."),
         ) from None
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, option) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(text.encode() + b"\n")
@@ -84,14 +89,16 @@ def write_secret(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             path.unlink()
-        raise _unwritable(path, error) from None
+        raise _unwritable(path, error, option) from None
 
 
-def _unwritable(path: Path, error: OSError) -> HoldfastError:
+def _unwritable(path: Path, error: OSError, option: str) -> HoldfastError:
     kind = PermissionRefused if isinstance(error, PermissionError) else HoldfastError
     return kind(
         _("cannot write {path}: {reason}").format(path=path, reason=error.strerror),
-        hint=_("Run the command as a user who may write there, or name another file with --config."),
+        hint=_("Run the command as a user who may write there, or name another file with {option}.").format(
+            option=option or "--config"
+        ),
     )
 
 

@@ -19,10 +19,12 @@ from holdfast.cli.access import (
     RepositoryKey,
     RepositoryName,
     StoreOptions,
+    read_secret,
 )
 from holdfast.cli.app import App
 from holdfast.cli.asking import ask_secret, may_ask
 from holdfast.cli.credentials import TRIES, write_secret
+from holdfast.cli.key_choice import beginning_of, chosen
 from holdfast.cli.key_shown import key_document, show_added, show_keys, show_removed
 from holdfast.cli.session import Session
 from holdfast.errors import DONE_WITH_WARNINGS, Damaged, HoldfastError, Refused, UsageError
@@ -103,7 +105,7 @@ def add(
     if not given:
         secret = MadeSecret.new(SecretKind.RECOVERY if recovery else SecretKind.PASSPHRASE)
     if out is not None:
-        write_secret(out, secret)
+        write_secret(out, secret, option="--out")
     try:
         key = add_key(opened.repository, secret, origin)
     except BaseException as error:
@@ -130,10 +132,8 @@ def _not_added(error: HoldfastError, *, given: bool) -> HoldfastError:
 
 def _given(session: Session, path: Path | None) -> str:
     """The secret that a person chose: from a file, or typed twice."""
-    from holdfast.config import Secret
-
     if path is not None:
-        return Secret(file=str(path)).reveal(Path.cwd())
+        return read_secret(path, "--new-passphrase-file")
     if not may_ask(session):
         raise UsageError(
             _("there is no terminal to ask at"),
@@ -222,10 +222,10 @@ def remove(
     recovery_key_file: RecoveryKeyFile = None,
 ) -> None:
     from holdfast.clock import SystemClock
-    from holdfast.repository.keyring import select_key
     from holdfast.repository.keyring_changes import refuse_removal, remove_key
 
     session = Session.of(ctx)
+    beginning = beginning_of(wanted)
     opened = Access(
         name=repository,
         url=from_url,
@@ -236,7 +236,7 @@ def remove(
         recovery_key_file=recovery_key_file,
     ).open(session)
     ring = _read(opened.repository)
-    key = select_key(ring, wanted)
+    key = chosen(opened, ring, beginning)
     in_use = _in_use(opened, ring, repository)
     refuse_removal(ring, key, in_use, last_recovery_key=last_recovery_key)
     remove_key(opened.repository, key, in_use, when=SystemClock().now(), host=socket.gethostname())

@@ -37,8 +37,8 @@ from holdfast.cli.restore_shown import (
     started_document,
 )
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import choose, missing_document, told, unreadable_document
-from holdfast.errors import HoldfastError, Interrupted, UsageError
+from holdfast.cli.snapshots import choose, missing_document, told, unreadable_document, warn_of_unreadable
+from holdfast.errors import DONE_WITH_WARNINGS, HoldfastError, Interrupted, UsageError
 from holdfast.messages import _
 
 if TYPE_CHECKING:
@@ -145,10 +145,13 @@ def restore(
     document["start_command"] = command
     if start_plan is None:
         session.output.result(document, lambda: show_how_to_start(session, plan, command))
-        return
-    started = _start(session, plan, start_plan)
-    document["started"] = started_document(started)
-    session.output.result(document, lambda: show_started(session, plan, started, command))
+    else:
+        started = _start(session, plan, start_plan)
+        document["started"] = started_document(started)
+        session.output.result(document, lambda: show_started(session, plan, started, command))
+    if records.missing and wanted == "latest":  # said at the beginning, too, and long scrolled away
+        warn_of_unreadable(session.output, records)
+        raise typer.Exit(DONE_WITH_WARNINGS)
 
 
 def _configured_bin(wiring: Wiring | None, name: str) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     from holdfast.cli.output import Output
     from holdfast.cli.progress import Watched
+    from holdfast.clock import Clock
     from holdfast.config import Configuration
     from holdfast.wiring import Wiring
 
 
 _TELL_EVERY_SECONDS = 10.0
+"""Between two texts about asking again …"""
+_REPEAT_EVERY_SECONDS = 30.0
+"""… and between two that are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +76,24 @@ class Session:
             hurried=hurried,
         )
 
-    def trying_again(self) -> Callable[[HoldfastError], None]:
-        """Tells why a store is asked again, but not more often than is read."""
-        told = 0.0
+    def trying_again(self, clock: Clock | None = None) -> Callable[[HoldfastError], None]:
+        """Tells why a store is asked again, from any thread, but not more often than is read."""
+        from holdfast.clock import SystemClock
+
+        monotonic = (clock or SystemClock()).monotonic
+        lock = threading.Lock()
+        told: tuple[str, float] | None = None
 
         def tell(error: HoldfastError) -> None:
             nonlocal told
-            if time.monotonic() - told >= _TELL_EVERY_SECONDS:
-                told = time.monotonic()
-                self.output.warning(_("{error}; trying again").format(error=error))
+            text = _("{error}; trying again").format(error=error)
+            with lock:
+                if told is not None:
+                    pause = _REPEAT_EVERY_SECONDS if text == told[0] else _TELL_EVERY_SECONDS
+                    if monotonic() - told[1] < pause:
+                        return
+                told = text, monotonic()
+                self.output.warning(text)
 
         return tell
 

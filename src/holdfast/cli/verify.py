@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,7 @@ def verify(
     clock = SystemClock()
     began = clock.monotonic()
     with session.progress() as progress:
-        found = run(opened.repository, only=only, quick=quick, progress=progress)
+        found = run(opened.repository, only=only, quick=quick, progress=progress, host=socket.gethostname())
     took = timedelta(seconds=clock.monotonic() - began)
     session.output.result(
         _document(found, opened.repository.url, took, quick=quick),

@@ -20,6 +20,8 @@ from holdfast.messages import _
 from holdfast.postgres.binaries import find_binaries
 from holdfast.postgres.connection import Server, connect, sql_errors
 from holdfast.postgres.requirements import Finding, Status, check_server
+from holdfast.repository.keyring import key_problems
+from holdfast.repository.objects import KEYS
 from holdfast.repository.repository import Repository
 from holdfast.repository.snapshots import select
 
@@ -83,17 +85,36 @@ def check_repository(repository: Repository) -> list[Finding]:
     try:
         found += check_store(repository.store, clock=repository.clock)
         found += _records(repository)
+        found += _keys(repository)
     except HoldfastError as error:
         found.append(failed("store", error))
-    for name in repository.damaged_keys:
-        found.append(
-            Finding(
-                name="keys",
-                status=Status.WARNING,
-                what=_("key object {name} is damaged; another one opened the repository").format(name=name),
-                remedy=_("Remove that object; make sure that the recovery key still opens: holdfast list --from …"),
-            )
+    return found
+
+
+def _keys(repository: Repository) -> list[Finding]:
+    """A repository that opens with one secret may have lost the others: nobody would notice before they are needed."""
+    recorded = [snapshot.keys for snapshot in repository.records().snapshots]
+    problems = key_problems(repository, recorded)
+    known = {problem.name for problem in problems}
+    lost = _(
+        "See with `holdfast key list` which secrets still open; make another in its place with `holdfast key add`, "
+        "then remove it: holdfast key remove ID"
+    )
+    record = _("See with `holdfast key list` whether every secret that you count on still opens.")
+    strange = _("See with `holdfast key list` whether you need it; if not: holdfast key remove ID")
+    found = [
+        Finding(
+            name="keys",
+            status=Status.FAILED,
+            what=problem.what,
+            remedy=lost if problem.name.startswith(KEYS) else record,
         )
+        for problem in problems
+    ]
+    for name in repository.damaged_keys:
+        if name not in known:
+            what = _("key object {name} is damaged; another one opened the repository").format(name=name)
+            found.append(Finding(name="keys", status=Status.WARNING, what=what, remedy=strange))
     return found
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from holdfast.entry import Entry, EntryKind
-from holdfast.errors import HoldfastError, Interrupted
+from holdfast.errors import Damaged, HoldfastError, Interrupted
 from holdfast.filesystem.root import MARKER, removal
 from holdfast.filesystem.write import FileSink, FolderWriter
 from holdfast.jobs.progress import Progress
@@ -39,8 +39,8 @@ _REPLACED = frozenset({AUTO_CONF, "tablespace_map", "recovery.signal", *LEFT_BEH
 def restore(plan: RestorePlan, reader: SnapshotReader, *, progress: Progress, host: str = "") -> None:
     """Carries the plan out. When it returns, the folder is durable, complete, and recovers by itself when started.
 
-    ``host`` is named in the restore's lease. Once it has begun to write, what it raises has :func:`unfinished` in its
-    hint; ``KeyboardInterrupt`` becomes ``Interrupted`` then.
+    ``host`` is named in the restore's lease. Once it has begun to write, what it raises says in its hint what to do
+    with what is there, as :func:`unfinished` does; ``KeyboardInterrupt`` becomes ``Interrupted`` then.
     """
     place = placement(plan.target, plan.tablespaces)
     with (
@@ -50,6 +50,9 @@ def restore(plan: RestorePlan, reader: SnapshotReader, *, progress: Progress, ho
         folder.begin(*plan.tablespaces.values())
         try:
             _fill(plan, reader, folder, progress)
+        except Damaged as error:
+            error.hint = " ".join(filter(None, (error.hint, _damaged(plan))))
+            raise
         except HoldfastError as error:
             error.hint = " ".join(filter(None, (error.hint, unfinished(plan))))
             raise
@@ -64,6 +67,15 @@ def unfinished(plan: RestorePlan) -> str:
     return _("Nothing else was touched. Remove what is unfinished, then run the same command again: {command}").format(
         command=removal((plan.target, *plan.tablespaces.values()))
     )
+
+
+def _damaged(plan: RestorePlan) -> str:
+    """As :func:`unfinished`, where the same snapshot would fail again."""
+    return _(
+        "Nothing else was touched. Remove what is unfinished: {command}\n"
+        "This snapshot would fail again. See what is whole with `holdfast verify --quick` (soon done: what is missing) "
+        "or `holdfast verify` (reads everything), and restore another: --at snapshot:ID"
+    ).format(command=removal((plan.target, *plan.tablespaces.values())))
 
 
 def _fill(plan: RestorePlan, reader: SnapshotReader, folder: FolderWriter, progress: Progress) -> None:

@@ -11,8 +11,10 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.verify import Verification, verify_repository
 
 
-def verify(repository: Repository, *, only: Collection[str], quick: bool, progress: Progress) -> Verification:
-    """``only``: ids of the snapshots whose files are resolved; all of them when empty."""
+def verify(
+    repository: Repository, *, only: Collection[str], quick: bool, progress: Progress, host: str = ""
+) -> Verification:
+    """``only``: ids of the snapshots whose files are resolved; all of them when empty. ``host``: for the lease."""
     sizes = (listed.size for kind in PACK_KINDS for listed in repository.store.list(kind.prefix))
     progress.begin(_("verifying {url}").format(url=repository.url), None if quick else sum(sizes))
     return verify_repository(
@@ -20,4 +22,5 @@ def verify(repository: Repository, *, only: Collection[str], quick: bool, progre
         quick=quick,
         only=lambda snapshot: not only or snapshot.id in only,
         progress=progress.advance,
+        host=host,
     )

@@ -4,6 +4,13 @@ What is merged is read, written anew as one, and only then deleted. Whoever dies
 same time, leaves packs that are named twice. A reader that listed the old objects and finds them gone lists again. What
 is written names only packs that were listed just now; should prune delete one at that moment, the index names a pack
 that is not there, which everybody tells from a listing.
+
+An object that names a pack that is not there stays as it is, unless the pack is marked: it may be the only one that
+still says what was lost.
+
+Where nothing may be deleted, nothing is written either. A store with retention refuses only to delete what is there, so
+that is found out by writing once: from then on there are objects whose packs are all named by larger ones, and as long
+as one of these cannot be deleted, nothing is merged.
 """
 
 from __future__ import annotations
@@ -28,23 +35,29 @@ def compact_index(repository: Repository, loaded: LoadedIndex) -> int:
     Where the store does not let this writer delete, all stay as they are.
     """
     small = due_for_compaction(loaded.objects)
-    if not small or not _may_delete(repository):
-        return 0
+    redundant = [one.ref for one in small if one.redundant]
+    gone = _delete(repository, redundant)
+    remaining = [one.ref for one in small if not one.redundant]
+    if gone < len(redundant) or len(remaining) < 2 or not (gone or _may_delete(repository)):
+        return gone
     merging = _Merging(repository, loaded.index)
-    merged = [one.ref for one in small if merging.take(one.ref)]
+    merged = [ref for ref in remaining if merging.take(ref)]
     merging.write()
-    gone = 0
-    for ref in merged:
+    return gone + _delete(repository, merged)
+
+
+def _delete(repository: Repository, refs: Sequence[ObjectRef]) -> int:
+    """Until the store refuses; how many are gone."""
+    for gone, ref in enumerate(refs):
         try:
             repository.store.delete(ref.name)
         except PermissionRefused:
-            break
-        gone += 1
-    return gone
+            return gone
+    return len(refs)
 
 
 def _may_delete(repository: Repository) -> bool:
-    """Asked with a name that nothing has: else each backup would write one object more, and never less."""
+    """Asked with a name that nothing has, before anything is written."""
     try:
         repository.store.delete(ObjectRef(Kind.INDEX, new_object_id()).name)
     except PermissionRefused:
@@ -53,7 +66,7 @@ def _may_delete(repository: Repository) -> bool:
 
 
 def due_for_compaction(objects: Sequence[IndexObject]) -> list[IndexObject]:
-    small = [one for one in objects if one.rows < INDEX_PARTS // 2]
+    small = [one for one in objects if one.rows < INDEX_PARTS // 2 and not one.mourns]
     return small if len(small) > SMALL_OBJECTS else []
 
 
@@ -68,19 +81,25 @@ class _Merging:
         self._rows = 0
 
     def take(self, ref: ObjectRef) -> bool:
-        """False if it cannot be read: another machine has merged it, or it is damaged."""
+        """False if it stays: another machine has merged it, it is damaged, or it names what is lost."""
         try:
             directories = list(decode_index(self._repository.get_object(ref)))
         except Damaged:
             return False
-        for directory in directories:
-            if directory.pack.id not in self._seen and self._listing.get(directory.pack) == directory.size:
+        there = [one for one in directories if self._listing.get(one.pack) == one.size]
+        if len(there) < len(directories) and any(self._mourned(one) for one in directories):
+            return False
+        for directory in there:
+            if directory.pack.id not in self._seen:
                 self._seen.add(directory.pack.id)
                 self._waiting.append(directory)
                 self._rows += len(directory)
                 if self._rows >= INDEX_PARTS:
                     self.write()
         return True
+
+    def _mourned(self, directory: Directory) -> bool:
+        return self._listing.get(directory.pack) != directory.size and not self._index.marked(directory.pack)
 
     def write(self) -> None:
         if self._waiting:

@@ -107,10 +107,13 @@ class Index:
 
     def lost(self, chunk_id: ChunkId) -> Location | None:
         """Where the index says that a chunk is, in a pack that is not in the store, or has another size there."""
+        return next(self.losses(chunk_id), None)
+
+    def losses(self, chunk_id: ChunkId) -> Iterator[Location]:
+        """All such places."""
         for segment, pack, at in self._find(chunk_id):
             if segment.flags[pack] & (_STATE | Flag.NAMED) == Flag.NAMED:
-                return segment.location(pack, at)
-        return None
+                yield segment.location(pack, at)
 
     def add(self, directory: Directory) -> None:
         """Takes a pack that this process has just put: it is there, and used."""
@@ -164,6 +167,9 @@ class Index:
             with self._lock:
                 for segment, number in self._entries(ref):
                     segment.flags[number] |= Flag.MARKED
+
+    def marked(self, pack: ObjectRef) -> bool:
+        return any(segment.flags[number] & Flag.MARKED for segment, number in self._entries(pack))
 
     def used(self, packs: Iterable[ObjectRef]) -> list[ObjectRef]:
         """Those of them that this process reused from, or put."""

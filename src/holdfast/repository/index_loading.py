@@ -23,7 +23,7 @@ from holdfast.repository.crew import each
 from holdfast.repository.damage import decode_damage
 from holdfast.repository.ids import ObjectId
 from holdfast.repository.index import Index, decode_index
-from holdfast.repository.index_cache import IndexCache, StoredRun
+from holdfast.repository.index_cache import IndexCache, Naming, StoredRun
 from holdfast.repository.index_fetching import fetch_directory, fetched
 from holdfast.repository.listing import Listing, list_packs
 from holdfast.repository.objects import Kind, ObjectRef, parse_name
@@ -48,6 +48,10 @@ class IndexObject:
 
     ref: ObjectRef
     rows: int
+    redundant: bool = False
+    """Each pack that it names is named by a larger one too; of two equal ones, by that of the larger id."""
+    mourns: bool = False
+    """It names a pack that is missing, or has another size, and that nobody marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,8 @@ class LoadedIndex:
     """For the writer to index; valid until the index is changed."""
     problems: list[Problem] = field(default_factory=list)
     objects: tuple[IndexObject, ...] = ()
+    missing: tuple[ObjectRef, ...] = ()
+    """Packs that index objects name, that were not listed, and that are not marked. Each is a problem too."""
 
 
 def load_index(repository: Repository, *, marked: Iterable[ObjectRef] = ()) -> LoadedIndex:
@@ -87,6 +93,7 @@ class _Loading:
         self._marked = marked
         self._cache = IndexCache(repository)
         self._problems: list[Problem] = []
+        self._missing: list[ObjectRef] = []
         self._runs, self._naming = self._cache.open()
         self._changed = False
         self._read: dict[ObjectId, tuple[int, Array]] = {}
@@ -105,16 +112,28 @@ class _Loading:
         for segment in segments:
             segment.states()[:] = states[at : at + segment.run.packs]
             at += segment.run.packs
+        objects = self._objects(names, table, states)
         segments += self._learn(table, states, where, listing)
         index = Index(self._cache, self._repository.clock, segments=segments, naming=self._naming, noted=noted)
         index.mark(self._marked)
         index.merge()
         if self._changed:
             index.publish()
-        rows = {ObjectId(name): count for name, count in self._naming.objects}
-        objects = tuple(IndexObject(ref=ref, rows=rows[ref.id]) for ref in names.values() if ref.id in rows)
         learned = Learned(index, sum(1 for _directory in index.learned()))
-        return LoadedIndex(index, learned, self._problems, objects)
+        return LoadedIndex(index, learned, self._problems, objects, tuple(self._missing))
+
+    def _objects(self, names: dict[str, ObjectRef], table: PackTable, states: Array) -> tuple[IndexObject, ...]:
+        """The index objects that are in the store, in the order of ``names``."""
+        known = {ObjectId(name): (place, rows) for place, (name, rows) in enumerate(self._naming.objects)}
+        lost = np.zeros(len(table), bool)
+        lost[[int(number) for number in _lost_ones(states) if table[int(number)] not in self._marked]] = True
+        mourning = set(self._naming.by[lost[self._naming.packs]].tolist())
+        needed = _needed_objects(self._naming, len(table))
+        found = ((ref, *known[ref.id]) for ref in names.values() if ref.id in known)
+        return tuple(
+            IndexObject(ref=ref, rows=rows, redundant=place not in needed, mourns=place in mourning)
+            for ref, place, rows in found
+        )
 
     def _read_objects(self) -> tuple[Listing, dict[str, ObjectRef]]:
         """Reads the index objects that are new here. Returns the packs, and the index objects by name."""
@@ -144,6 +163,11 @@ class _Loading:
         known = PackTable.joined([stored.run.identities for stored in self._runs])
 
         def fill(builder: RunBuilder) -> None:
+            gone.clear()
+            for item in new:  # what a run that ended for want of room was told counts for nothing
+                self._unreadable.pop(item.name, None)
+                if (ref := parse_name(item.name)) is not None:
+                    self._read.pop(ref.id, None)
             for item, answer in fetched(self._repository, new):
                 ref = parse_name(item.name)
                 assert ref is not None
@@ -191,7 +215,10 @@ class _Loading:
         for number in _lost_ones(states):
             ref = table[int(number)]
             if ref not in self._marked:
-                self._problems.append(_lost(ref, int(table.sizes[number]), listing.get(ref)))
+                there = listing.get(ref)
+                self._problems.append(_lost(ref, int(table.sizes[number]), there))
+                if there is None:
+                    self._missing.append(ref)
         return states
 
     def _learn(self, table: PackTable, states: Array, where: Array, listing: Listing) -> list[RunSegment]:
@@ -231,6 +258,19 @@ class _Loading:
 
 def _lost_ones(states: Array) -> Array:
     return np.flatnonzero(states & (Flag.NAMED | Flag.PRESENT | Flag.TWIN) == Flag.NAMED)
+
+
+def _needed_objects(naming: Naming, packs: int) -> set[int]:
+    """The places of those that are, for some pack, the largest that names it.
+
+    The order is total, so that what two machines find redundant at the same time is never all that names a pack.
+    """
+    order = sorted(range(len(naming.objects)), key=lambda place: (naming.objects[place][1], naming.objects[place][0]))
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    best = np.full(packs, -1, np.int64)
+    np.maximum.at(best, naming.packs, ranks[naming.by])
+    return set(naming.by[ranks[naming.by] == best[naming.packs]].tolist())
 
 
 def _knows(table: PackTable, listing: Listing, number: int) -> bool:

@@ -2,7 +2,8 @@
 
 Adding and removing is recorded in sealed objects, so that a key object that is gone without a record was lost. A record
 is JSON: ``{"added": {name: SHA-256}, "removed": [name], "when", "host"}``. Names of key objects are random and used
-once, so the records of several machines are simply united, in whatever order they came; a removal counts for ever.
+once, so the records of several machines are simply united, in whatever order they came; a removal counts for ever,
+unless whoever recorded it takes it back: ``"withdrawn": [id]`` in a further record names those that remove nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -21,6 +22,8 @@ from holdfast.repository.moments import read_moment
 from holdfast.repository.objects import KEYS, Kind, parse_name
 from holdfast.repository.repository import Problem, Repository
 
+LEAST_DIGITS = 4
+"""Of the id of a key, as people type it."""
 RECORD_LIMIT = 2**20
 """Bytes: no record of a change is nearly as long."""
 
@@ -79,8 +82,11 @@ class Change:
 
     added: Digests
     removed: tuple[str, ...]
+    """As read in a keyring: empty if it was withdrawn."""
     when: datetime
     host: str
+    withdrawn: tuple[str, ...] = ()
+    """Ids of records of this writer whose ``removed`` does not count: nothing was deleted after them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +110,7 @@ def encode_change(change: Change) -> bytes:
             "removed": list(change.removed),
             "when": change.when.astimezone(UTC).isoformat(),
             "host": change.host,
+            **({"withdrawn": list(change.withdrawn)} if change.withdrawn else {}),
         },
         sort_keys=True,
     ).encode()
@@ -112,13 +119,15 @@ def encode_change(change: Change) -> bytes:
 def decode_change(data: bytes) -> Change:
     try:
         fields = json.loads(data)
-        if not isinstance(fields["removed"], list):
-            raise ValueError("removed")
+        withdrawn = fields.get("withdrawn", [])
+        if not isinstance(fields["removed"], list) or not isinstance(withdrawn, list):
+            raise ValueError("removed, withdrawn")
         return Change(
             added={str(name): str(digest) for name, digest in fields["added"].items()},
             removed=tuple(map(str, fields["removed"])),
             when=read_moment(fields["when"]),
             host=str(fields["host"]),
+            withdrawn=tuple(map(str, withdrawn)),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise Damaged(_("a record of added and removed keys cannot be read")) from None
@@ -146,9 +155,16 @@ def read_keyring(repository: Repository, recorded: Iterable[Digests] = ()) -> Ke
 
 
 def key_problems(repository: Repository, recorded: Iterable[Digests]) -> tuple[Problem, ...]:
-    """Key objects that are lost or damaged. What was removed on purpose is no problem, nor is what others planted."""
+    """Key objects that are lost or damaged. What was removed on purpose is no problem, nor is what others planted.
+
+    Where all that are left count as removed, by removals that were cut short, they are problems: the next one that is
+    lost would not be missed.
+    """
     ring = read_keyring(repository, recorded)
-    bad = [key for key in ring.keys if key.state in (KeyState.DAMAGED, KeyState.MISSING)]
+    states = {KeyState.DAMAGED, KeyState.MISSING}
+    if all(key.state is not KeyState.GOOD for key in ring.keys):
+        states.add(KeyState.REMOVED)
+    bad = [key for key in ring.keys if key.state in states]
     return (*(Problem(key.name, key.what) for key in bad), *ring.problems)
 
 
@@ -182,7 +198,7 @@ def select_key(ring: Keyring, wanted: str) -> RingKey:
     """
     beginning = wanted.strip().lower().removeprefix(KEYS)
     found = [key for key in ring.keys if key.id == beginning]
-    if not found and len(beginning) >= 4:
+    if not found and len(beginning) >= LEAST_DIGITS:
         found = [key for key in ring.keys if key.id.startswith(beginning)]
     if len(found) == 1:
         return found[0]
@@ -191,7 +207,11 @@ def select_key(ring: Keyring, wanted: str) -> RingKey:
             _("{wanted} means more than one key: {ids}").format(wanted=wanted, ids=", ".join(key.id for key in found)),
             hint=_("Give more digits of its id."),
         )
-    gone = [name for name in ring.removed if len(beginning) >= 4 and name.removeprefix(KEYS).startswith(beginning)]
+    gone = [
+        name
+        for name in ring.removed
+        if len(beginning) >= LEAST_DIGITS and name.removeprefix(KEYS).startswith(beginning)
+    ]
     raise UsageError(
         _("key {wanted} was removed already").format(wanted=wanted)
         if gone
@@ -215,17 +235,20 @@ def _objects(repository: Repository) -> dict[str, bytes]:
 
 
 def _changes(repository: Repository) -> tuple[tuple[Change, ...], tuple[Problem, ...]]:
-    changes, problems = [], []
+    changes: dict[str, Change] = {}
+    problems = []
     for listed in repository.store.list(Kind.KEYRING.prefix):
         ref = parse_name(listed.name)
         try:
             if ref is None or listed.size > RECORD_LIMIT:
                 raise Damaged(_("{name} is none of the objects that Holdfast writes").format(name=listed.name))
-            changes.append(decode_change(repository.get_object(ref)))
+            changes[ref.id.hex()] = decode_change(repository.get_object(ref))
         except (Damaged, ObjectMissing) as error:
             problems.append(Problem(listed.name, str(error)))
-    changes.sort(key=lambda change: change.when)
-    return tuple(changes), tuple(sorted(problems, key=lambda problem: problem.name))
+    withdrawn = {record for change in changes.values() for record in change.withdrawn}
+    counting = [replace(change, removed=()) if record in withdrawn else change for record, change in changes.items()]
+    counting.sort(key=lambda change: change.when)
+    return tuple(counting), tuple(sorted(problems, key=lambda problem: problem.name))
 
 
 def _judge(repository: Repository, name: str, content: bytes, recorded: set[str], *, removed: bool) -> RingKey:

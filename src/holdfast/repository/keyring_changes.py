@@ -2,7 +2,8 @@
 
 Adding: the key object, read back and opened, then the record. Removing: the record, then the key object goes. Whoever
 removes holds another key, and looks once more after recording, whether somebody else has removed that one meanwhile:
-of two who remove each other's, the later sees the earlier.
+of two who remove each other's, the later sees the earlier. Who sees that deletes nothing, and records that his removal
+does not count: a key that counts as removed would not be missed when it is lost.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from holdfast.errors import Damaged, ObjectMissing, Refused
 from holdfast.messages import _
 from holdfast.repository.keyring import Change, Keyring, KeyState, RingKey, encode_change, opened_by, read_keyring
 from holdfast.repository.keys import KEY_OBJECT_LIMIT, Origin, kind_of, read_header, unwrap, wrap
-from holdfast.repository.objects import KEYS, Kind
+from holdfast.repository.objects import KEYS, Kind, ObjectRef
 from holdfast.repository.repository import Repository
 
 
@@ -87,12 +88,14 @@ def remove_key(
 ) -> None:
     """Records the removal, then removes. ``refuse_removal`` has been asked. It opens nothing when this returns.
 
-    Raises ``Refused`` when somebody removed, at the same time, what ``in_use`` leans on.
+    Raises ``Refused`` when somebody removed, at the same time, what ``in_use`` leans on: the key counts as before.
     """
-    _record(repository, Change(added={}, removed=(key.name,), when=when, host=host))
+    removal = _record(repository, Change(added={}, removed=(key.name,), when=when, host=host))
     now = read_keyring(repository)
     good = {other.name for other in now.keys if other.state is KeyState.GOOD}
     if any(not good.intersection(names) for names in in_use):
+        back = Change(added={}, removed=(), when=when, host=host, withdrawn=(removal.id.hex(),))
+        _record(repository, back)
         raise Refused(
             _("another key was removed at the same time; {id} stays, so that one is left").format(id=key.short_id),
             hint=_("See which keys there are with `holdfast key list`; add another before you remove one."),
@@ -110,5 +113,5 @@ def remove_key(
     )
 
 
-def _record(repository: Repository, change: Change) -> None:
-    repository.put_object(Kind.KEYRING, encode_change(change))
+def _record(repository: Repository, change: Change) -> ObjectRef:
+    return repository.put_object(Kind.KEYRING, encode_change(change))

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.clock import Clock
@@ -33,6 +33,8 @@ class Pin:
 
     repository: str
     key: str
+    stands_in: str = field(default="", compare=False)
+    """The configuration file that holds the two; empty if they came with the command."""
 
 
 def create_repository(
@@ -170,8 +172,21 @@ def _without_header(store: Store, pin: Pin | None) -> Pin:
         return Pin(repository=repository, key=key)
     raise UsageError(
         _("there is no repository in {url}").format(url=store.url),
-        hint=_("Check the URL; `holdfast init` makes a repository."),
+        hint=_where_it_may_be(pin),
     )
+
+
+def _where_it_may_be(pin: Pin | None) -> str:
+    if pin is None:
+        return _("Check the URL; `holdfast init` makes a repository.")
+    if not pin.stands_in:
+        return _("The id given, {id}, says that there is one: correct the URL, or mount the disk.").format(
+            id=pin.repository
+        )
+    return _(
+        "{path} says that there is one, with the id {id}: correct its url in that file, or mount the disk. Only if "
+        "that repository was given up for good: delete its lines id and key, then run: holdfast init"
+    ).format(path=pin.stands_in, id=pin.repository)
 
 
 def _refuse_existing(store: Store) -> None:

@@ -34,7 +34,8 @@ class Packs:
         self._meta: PackBuilder | None = None
         self._unindexed: list[Directory] = []
         self._indexed_at = repository.clock.monotonic()
-        self._saved: set[ObjectRef] = set()
+        self.saved: set[ObjectRef] = set()
+        """Packs that nothing of this writer's needs any more: what it used of them was copied out."""
         self._lock = threading.Lock()
         self.uploaded = 0
         """Bytes of packs that are in the store."""
@@ -71,8 +72,10 @@ class Packs:
 
     def flush(self) -> None:
         """Puts every pack that is still open, then the index: after it, all that was stored is durable and found."""
-        unfinished = [*self._open, *([self._meta] if self._meta else [])]
-        self._open, self._meta = [], None
+        with self._lock:
+            unfinished, self._open = self._open, []
+        unfinished += [self._meta] if self._meta else []
+        self._meta = None
         for builder in unfinished:
             self._put(builder)
         with self._lock:
@@ -81,13 +84,13 @@ class Packs:
     def save(self, marked: Iterable[ObjectRef]) -> bool:
         """Copies what this writer uses of ``marked`` packs to new ones; whether there was anything to copy.
 
-        For the feeding thread, when all else is stored. Raises ``TryLater`` if a pack is gone already.
+        For the feeding thread. Raises ``TryLater`` if a pack is gone already.
         """
         self._index.mark(marked)
-        endangered = [pack for pack in self._index.used(marked) if pack not in self._saved]
+        endangered = [pack for pack in self._index.used(marked) if pack not in self.saved]
         for pack in endangered:
             self._copy_out(self._index.directory(pack))
-            self._saved.add(pack)
+            self.saved.add(pack)
         if endangered:
             self.flush()
         return bool(endangered)
@@ -110,7 +113,8 @@ class Packs:
                 if builder.full:
                     self._put(builder)
                 else:
-                    self._open.append(builder)
+                    with self._lock:
+                        self._open.append(builder)
         except Damaged as error:
             raise TryLater(
                 _("what this snapshot needs of {name}, which prune is about to delete, cannot be copied: {why}").format(

@@ -37,6 +37,8 @@ RANGE_GAP = 256 * 1024
 """Bytes that are rather read than skipped with another request."""
 CACHED_BYTES = 32 * 2**20
 READ_AHEAD_BYTES = 2**20
+_ROUNDS = 4
+"""So often packs may turn out to be gone under a restore, and what lay in them be found elsewhere."""
 _NO_LEASE = (NotReachable, Refused, NoSpace)
 """Why a lease may not be had: none of it keeps anybody from reading."""
 
@@ -71,6 +73,7 @@ class SnapshotReader:
         self._gone: set[ObjectRef] = set()
         """Packs that the store said it does not have, since the index was loaded."""
         self._lease: Lease | None = None
+        self._missed: list[_Want] = []
         self._cache: OrderedDict[ChunkId, bytes] = OrderedDict()
         self._cached_bytes = 0
 
@@ -90,9 +93,15 @@ class SnapshotReader:
                 lease.renew()
                 self._lease = lease
             yield
+        except NotReachable:
+            raise  # without waiting for that store once more
+        except BaseException:
+            lease.end()
+            raise
+        else:
+            lease.end()
         finally:
             self._lease = None
-            lease.end()
 
     def _beat(self) -> None:
         if self._lease is not None:
@@ -143,21 +152,29 @@ class SnapshotReader:
 
     def _places(self, chunk_id: ChunkId, hint: Location | None) -> Iterator[Location]:
         """Where a chunk may be read, the likeliest first."""
-        if hint is not None:
+        stale = hint is not None and self._is_stale(hint)
+        tried: set[Location | None] = set()
+        if hint is not None and not stale:
             yield hint
-        tried = {hint}
+            tried.add(hint)
         for newer in (False, True):
             for place in (self._newer() if newer else self.index).places(chunk_id):
                 if place not in tried:
                     tried.add(place)
                     yield place
+        if hint is not None and hint not in tried:
+            yield hint
+
+    def _is_stale(self, hint: Location) -> bool:
+        loaded = self._loaded
+        return hint.pack in self._gone or (loaded is not None and not loaded.index.shows(hint.pack))
 
     def _newer(self) -> Index:
         """The index, loaded anew if what was found to be gone shows that it is out of date."""
         index = self.index
         with self._loading:
             assert self._loaded is not None
-            if self._loaded.index is index and not self._given and any(map(index.shows, self._gone)):
+            if self._loaded.index is index and not self._given and any(map(index.shows, tuple(self._gone))):
                 self._gone.clear()
                 self._loaded = load_index(self._repository)
             return self._loaded.index
@@ -192,10 +209,28 @@ class SnapshotReader:
         self._deliver_batch(batch, workers)
 
     def _deliver_batch(self, batch: dict[ObjectRef, list[_Want]], workers: int) -> None:
-        with Crew(self._deliver_range, workers=workers) as crew:
-            for stretch in _ranges(batch):
-                self._beat()
-                crew.submit(stretch)
+        for _round in range(_ROUNDS):
+            with Crew(self._deliver_range, workers=workers) as crew:
+                for stretch in _ranges(batch):
+                    self._beat()
+                    crew.submit(stretch)
+            batch = self._placed_anew()
+            if not batch:
+                return
+        want = next(iter(batch.values()))[0]
+        raise self.absent(want.place.part.id, want.sink.path)
+
+    def _placed_anew(self) -> dict[ObjectRef, list[_Want]]:
+        """What was wanted of packs that turned out to be gone, at other places."""
+        missed, self._missed = self._missed, []
+        batch: dict[ObjectRef, list[_Want]] = defaultdict(list)
+        for want in missed:
+            chunk_id = want.place.part.id
+            place = next((place for place in self._places(chunk_id, None) if place.pack not in self._gone), None)
+            if place is None:
+                raise self.absent(chunk_id, want.sink.path)
+            batch[place.pack].append(_Want(place, want.sink, want.offset))
+        return batch
 
     def _deliver_range(self, wants: Sequence[_Want]) -> None:
         """Fetches one stretch of one pack and hands each chunk in it to all that want it."""
@@ -204,7 +239,8 @@ class SnapshotReader:
         try:
             stretch = memoryview(self._get(pack, start, end - start))
         except ObjectMissing:
-            stretch = memoryview(b"")
+            self._missed.extend(wants)
+            return
         for _place, same in groupby(wants, key=_order):
             together = list(same)
             place = together[0].place

@@ -5,6 +5,9 @@ What it alone needed stays until prune. Interrupted in between, the snapshot cou
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from holdfast.errors import PermissionRefused
 from holdfast.repository.ids import ObjectId
 from holdfast.repository.objects import Kind, ObjectRef
 from holdfast.repository.removal import Removal, encode_removals
@@ -13,6 +16,7 @@ from holdfast.repository.snapshots import Snapshot
 
 
 def remove_snapshot(repository: Repository, snapshot: Snapshot, *, host: str, why: str) -> None:
+    """Raises what the store raises; a store that lets nothing be deleted keeps the record, which does not count."""
     removal = Removal(
         id=snapshot.id,
         predecessors=snapshot.predecessors,
@@ -21,4 +25,5 @@ def remove_snapshot(repository: Repository, snapshot: Snapshot, *, host: str, wh
         why=why,
     )
     repository.put_object(Kind.REMOVAL, encode_removals([removal]))
-    repository.store.delete(ObjectRef(Kind.SNAPSHOT, ObjectId(bytes.fromhex(snapshot.id))).name)
+    with suppress(PermissionRefused):  # kept by the store, and removed all the same
+        repository.store.delete(ObjectRef(Kind.SNAPSHOT, ObjectId(bytes.fromhex(snapshot.id))).name)

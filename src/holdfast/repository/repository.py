@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from holdfast.clock import Clock
@@ -15,8 +16,8 @@ from holdfast.repository.ids import new_object_id
 from holdfast.repository.keys import Keys
 from holdfast.repository.objects import Kind, ObjectRef, parse_name
 from holdfast.repository.removal import Removal, decode_removals
-from holdfast.repository.sealing import ObjectCipher, seal_object, unseal_object
-from holdfast.repository.seen import place, remember, remembered
+from holdfast.repository.sealing import MasterKey, ObjectCipher, seal_object, unseal_object
+from holdfast.repository.seen import Seen, place, remember, remembered
 from holdfast.repository.snapshots import MAX_RECORD_BYTES, Snapshot, decode_snapshot, encode_snapshot, heads, missing
 from holdfast.store.port import Listed, Store
 
@@ -43,6 +44,12 @@ class Records:
     missing: tuple[Problem, ...] = ()
     """Records that other records, or this machine, know of, that are gone, and that nobody removed; or that changed."""
     removals: tuple[Removal, ...] = ()
+
+
+@lru_cache(maxsize=256)
+def _cipher(master: MasterKey, ref: ObjectRef) -> ObjectCipher:
+    """Kept a while: the parts of a pack are read one after the other."""
+    return ObjectCipher(master, ref)
 
 
 class Repository:
@@ -87,8 +94,8 @@ class Repository:
         sealed = seal_object(self.master, ref, encode_snapshot(snapshot))
         self.store.put(ref.name, sealed)
         made = replace(snapshot, id=ref.id.hex(), digest=hashlib.sha256(sealed).hexdigest())
-        known = {old: digest for old, digest in remembered(self.local).items() if old not in made.predecessors}
-        remember(self.local, {**known, made.id: made.digest})
+        known = {old: seen for old, seen in remembered(self.local).items() if old not in made.predecessors}
+        remember(self.local, {**known, made.id: Seen(made.digest, made.label)})
         return made
 
     def get_object(self, ref: ObjectRef) -> bytes:
@@ -104,7 +111,7 @@ class Repository:
         return self.get_object(ref)
 
     def cipher(self, ref: ObjectRef) -> ObjectCipher:
-        return ObjectCipher(self.master, ref)
+        return _cipher(self.master, ref)
 
     def records(self) -> Records:
         known = remembered(self.local)  # before the listing: what is published meanwhile is not missed in it
@@ -163,7 +170,7 @@ class Repository:
 
     def _gone(
         self,
-        known: Mapping[str, str],
+        known: Mapping[str, Seen],
         snapshots: list[Snapshot],
         removals: tuple[Removal, ...],
         problems: list[Problem],
@@ -186,16 +193,16 @@ class Repository:
         for snapshot_id in sorted(gone):
             what = _("snapshot {id} is gone, and nobody removed it").format(id=snapshot_id[:12])
             if snapshot_id in known and self.local is not None:
-                what = _("snapshot {id}, which this machine saw ({file}), is gone, and nobody removed it").format(
-                    id=snapshot_id[:12], file=place(self.local)
-                )
+                what = _(
+                    "snapshot {label} ({id}), which this machine saw, is gone, and nobody removed it; {file}"
+                ).format(label=known[snapshot_id].label, id=snapshot_id[:12], file=place(self.local))
             yield Problem(f"{Kind.SNAPSHOT.prefix}{snapshot_id}", what)
         for snapshot in snapshots:
-            if known.get(snapshot.id, snapshot.digest) != snapshot.digest:
+            if snapshot.id in known and known[snapshot.id].digest != snapshot.digest:
                 what = _("the record of snapshot {label} is another than this machine saw").format(label=snapshot.label)
                 yield Problem(f"{Kind.SNAPSHOT.prefix}{snapshot.id}", what)
-        digests = {snapshot.id: snapshot.digest for snapshot in snapshots}
-        newest = {snapshot_id: digests[snapshot_id] for snapshot_id in heads(snapshots)}
+        there = {snapshot.id: Seen(snapshot.digest, snapshot.label) for snapshot in snapshots}
+        newest = {snapshot_id: there[snapshot_id] for snapshot_id in heads(snapshots)}
         latest = remembered(self.local)
-        unread = latest.keys() - digests.keys() - {removal.id for removal in removals}
+        unread = latest.keys() - there.keys() - {removal.id for removal in removals}
         remember(self.local, {**newest, **{snapshot_id: latest[snapshot_id] for snapshot_id in unread}})

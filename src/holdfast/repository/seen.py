@@ -13,32 +13,42 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from holdfast.repository.local import hand_over, make_folder
 
 _FILE = "newest.json"
 
 
-def remembered(local: Path | None) -> Mapping[str, str]:
-    """Snapshot id to SHA-256 (hexadecimal) of its record's object; empty where nothing is remembered."""
+class Seen(NamedTuple):
+    """A record as this machine saw it."""
+
+    digest: str
+    """SHA-256 of its object, hexadecimal."""
+    label: str
+
+
+def remembered(local: Path | None) -> Mapping[str, Seen]:
+    """By snapshot id; empty where nothing is remembered."""
     if local is None:
         return {}
     try:
         heads = json.loads((local / _FILE).read_bytes())["newest"]
-        return {str(snapshot): str(digest) for snapshot, digest in heads.items()}
+        return {str(snapshot): Seen(str(seen["digest"]), str(seen["label"])) for snapshot, seen in heads.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def remember(local: Path | None, newest: Mapping[str, str]) -> None:
+def remember(local: Path | None, newest: Mapping[str, Seen]) -> None:
     """Atomic; where the state cannot be written, nothing is remembered, and nothing fails."""
     if local is None or not newest or remembered(local) == newest:
         return
+    document = {"newest": {snapshot: seen._asdict() for snapshot, seen in newest.items()}}
     temporary = local / f"{_FILE}.{secrets.token_hex(6)}"
     with contextlib.suppress(OSError):
         make_folder(local)
         try:
-            temporary.write_text(json.dumps({"newest": dict(newest)}, indent=1))
+            temporary.write_text(json.dumps(document, ensure_ascii=False, indent=1), encoding="utf-8")
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             hand_over(temporary)

@@ -3,42 +3,42 @@
 *Whole*: every object is read back and authenticated, every chunk's id computed again, every reference resolved.
 *Quick*: the packs are only listed, beside the index; records and trees are read, and every reference resolved.
 Damage is reported by object, and by the snapshots and files that it touches.
+
+Prune may be at work at the same time. A lease keeps what is new from being marked; what is not there when it is read is
+looked for once more beside a newer listing, and counts as lost only if some snapshot needs it and it is nowhere else.
+Noted as damaged is what was read and is wrong, and what is listed and cannot be read.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from holdfast.errors import Damaged, NoSpace, ObjectMissing, PermissionRefused, StoreUnreachable
+from holdfast.errors import Damaged, NoSpace, NotReachable, ObjectMissing, PermissionRefused, Refused, StoreUnreachable
 from holdfast.messages import _
-from holdfast.repository.crew import each
 from holdfast.repository.damage import BadPart, encode_damage
-from holdfast.repository.ids import ChunkId
 from holdfast.repository.index import Index
-from holdfast.repository.index_loading import load_index
+from holdfast.repository.index_loading import LoadedIndex, list_packs, load_index
 from holdfast.repository.keyring import key_problems
 from holdfast.repository.leases import decode_renewal
 from holdfast.repository.marks import decode_mark
 from holdfast.repository.objects import REPOSITORY_OBJECT, Kind, ObjectRef, parse_name
-from holdfast.repository.packing import Directory, Location, directory_span, read_directory, read_part, trailer_span
+from holdfast.repository.pack_checks import PackChecks, Wholeness
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.repository import DEFAULT_WORKERS, Problem, Records, Repository
-from holdfast.repository.sealing import HEAD
+from holdfast.repository.resolving import Resolver, Touched
 from holdfast.repository.snapshots import Snapshot
-from holdfast.repository.trees import Content, content_nodes, load_content
 from holdfast.repository.versions import decode_writer
+from holdfast.repository.watch import Lease
 from holdfast.store.port import Listed
 
+__all__ = ["Touched", "Verification", "verify_repository"]
 
-@dataclass(frozen=True, slots=True)
-class Touched:
-    """A file of a snapshot that cannot be restored, and why."""
-
-    snapshot: Snapshot
-    path: str
-    why: str
+_LOOKS = 4
+"""As long as each finds other things missing, so often is everything listed."""
+_NO_LEASE = (NotReachable, Refused, NoSpace)
+"""Why a lease may not be had: none of it keeps anybody from reading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,34 +67,144 @@ def verify_repository(
     only: Callable[[Snapshot], bool] = lambda _snapshot: True,
     progress: Callable[[int], None] = lambda _size: None,
     workers: int = DEFAULT_WORKERS,
+    host: str = "",
 ) -> Verification:
     """``progress`` hears the bytes of each pack when done; ``only`` chooses the snapshots whose files are resolved.
 
-    Damage that was not known is noted in the repository, so that the next backup does not reuse it.
+    Damage that was not known is noted in the repository, so that the next backup does not reuse it. ``host``
+    is named in the lease.
     """
-    records = repository.records()
-    loaded = load_index(repository)
-    index = loaded.index
-    problems = [*_about_keys(repository, records), *records.problems, *loaded.problems, *records.missing]
-    problems += _about_signals(repository)
-    packs = _Packs(repository, progress)
-    if not quick:
-        each(packs.check, index.directories(), workers=workers)
-        problems.extend(_note_damage(repository, index, packs.bad))
-    state = _State(index, packs.bad, quick=quick)
-    found, mended = state.judge(packs)
-    snapshots = [snapshot for snapshot in records.snapshots if only(snapshot)]
-    resolver = _Resolver(SnapshotReader(repository, loaded=loaded), index, state)
-    touched = resolver.resolve(snapshots)
-    return Verification(
-        snapshots=len(snapshots),
-        objects=index.pack_count + len(records.snapshots),
-        read=packs.read,
-        problems=tuple(sorted({*problems, *found}, key=lambda problem: (problem.name, problem.what))),
-        mended=mended,
-        touched=touched,
-        unneeded=index.pack_count - resolver.used_packs if len(snapshots) == len(records.snapshots) else 0,
-    )
+    with _leased(repository, host) as beat:
+        verifying = _Verifying(repository, PackChecks(repository, progress, workers=workers), beat, quick=quick)
+        return verifying.verify(only)
+
+
+@contextmanager
+def _leased(repository: Repository, host: str) -> Iterator[Callable[[], None]]:
+    """Holds a lease, to be renewed by what this gives. Where none can be had, none is held."""
+    lease = Lease(repository, work="verify", host=host)
+    held = False
+
+    def beat() -> None:
+        if held:
+            with suppress(*_NO_LEASE):
+                lease.beat()
+
+    try:
+        with suppress(*_NO_LEASE):
+            lease.renew()
+            held = True
+        yield beat
+    finally:
+        lease.end()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """What is found once, beside one listing."""
+
+    records: Records
+    snapshots: Sequence[Snapshot]
+    loaded: LoadedIndex
+    wholeness: Wholeness
+    resolver: Resolver
+    gone: frozenset[ObjectRef]
+    """Packs that are listed, and were not there when they were read."""
+
+    @property
+    def everything(self) -> bool:
+        """Whether it is known of each pack whether some snapshot needs it."""
+        records = self.records
+        all_chosen = len(self.snapshots) == len(records.snapshots)
+        return all_chosen and self.resolver.complete and not records.problems and not records.missing
+
+    @property
+    def absences(self) -> frozenset[object]:
+        """What seems to be missing; prune may have deleted it since it was listed."""
+        vague = () if self.everything else self.loaded.missing
+        return frozenset([*self.gone, *self.resolver.missed, *vague])
+
+    def missed(self) -> Iterator[Problem]:
+        """Of what loading the index found, all but packs that are gone and that nobody needs: those were pruned."""
+        pruned = {ref.name for ref in self.loaded.missing if self.everything and ref not in self.resolver.lost}
+        yield from (problem for problem in self.loaded.problems if problem.name not in pruned)
+
+
+class _Verifying:
+    def __init__(self, repository: Repository, packs: PackChecks, beat: Callable[[], None], *, quick: bool) -> None:
+        self._repository, self._packs, self._beat, self._quick = repository, packs, beat, quick
+        self._noted: set[BadPart] = set()
+        self._unnoted: list[Problem] = []
+
+    def verify(self, only: Callable[[Snapshot], bool]) -> Verification:
+        look = self._look(only)
+        for _again in range(_LOOKS - 1):
+            if not look.absences:
+                break
+            former, look = look, self._look(only)
+            if look.absences == former.absences:
+                break
+        self._condemn(look)
+        problems = [*_about_keys(self._repository, look.records), *look.records.problems, *look.records.missing]
+        problems += [*look.missed(), *_about_signals(self._repository), *self._unnoted]
+        problems += [
+            Problem(ref.name, what)
+            for ref, what in self._packs.gone.items()
+            if ref in look.resolver.lost or not look.everything
+        ]
+        found, mended = look.wholeness.judge()
+        index, snapshots = look.loaded.index, look.snapshots
+        return Verification(
+            snapshots=len(snapshots),
+            objects=index.pack_count + len(look.records.snapshots),
+            read=self._packs.read,
+            problems=tuple(sorted({*problems, *found}, key=lambda problem: (problem.name, problem.what))),
+            mended=mended,
+            touched=tuple(look.resolver.touched),
+            unneeded=(
+                index.pack_count - look.resolver.used_packs if len(snapshots) == len(look.records.snapshots) else 0
+            ),
+        )
+
+    def _look(self, only: Callable[[Snapshot], bool]) -> _Look:
+        """Each part was read after those above it. Packs that were read before are not read again."""
+        records = self._repository.records()
+        loaded = load_index(self._repository)
+        if not self._quick:
+            self._packs.check(loaded.index, self._beat)
+            self._note(loaded.index)
+        wholeness = Wholeness(loaded.index, self._packs, quick=self._quick)
+        snapshots = [snapshot for snapshot in records.snapshots if only(snapshot)]
+        resolver = Resolver(SnapshotReader(self._repository, loaded=loaded), wholeness, self._beat)
+        resolver.resolve(snapshots)
+        return _Look(
+            records=records,
+            snapshots=snapshots,
+            loaded=loaded,
+            wholeness=wholeness,
+            resolver=resolver,
+            gone=frozenset(self._packs.gone),
+        )
+
+    def _condemn(self, look: _Look) -> None:
+        """What is still not there when it is read, and listed even now, is damaged."""
+        if self._packs.gone:
+            listing = list_packs(self._repository)
+            self._packs.condemn({ref for ref in self._packs.gone if ref in listing}, look.loaded.index)
+            self._note(look.loaded.index)
+
+    def _note(self, index: Index) -> None:
+        """Notes what is damaged, once; a problem only if the note could not be made."""
+        new = {part for part in self._packs.bad if part[1] not in index.noted.get(part[0], ())} - self._noted
+        if not new:
+            return
+        self._noted |= new
+        try:
+            encoded = encode_damage(sorted(new, key=lambda part: (part[0].id, part[1])))
+            self._repository.put_object(Kind.DAMAGE, encoded)
+        except (NoSpace, PermissionRefused, StoreUnreachable) as error:
+            text = _("the damage could not be noted, so the next backup may reuse what is damaged: {why}")
+            self._unnoted.append(Problem(Kind.DAMAGE.prefix, text.format(why=error)))
 
 
 def _about_keys(repository: Repository, records: Records) -> Iterator[Problem]:
@@ -138,160 +248,3 @@ def _about_signal(
         text = _("{name} is sealed and not understood ({why}): a newer version may have written it")
         return Problem(listed.name, text.format(name=listed.name, why=error))
     return None
-
-
-def _note_damage(repository: Repository, index: Index, bad: dict[BadPart, str]) -> Iterator[Problem]:
-    """A problem only if the note could not be made."""
-    new = {(pack, ordinal) for pack, ordinal in bad if ordinal not in index.noted.get(pack, ())}
-    if not new:
-        return
-    try:
-        repository.put_object(Kind.DAMAGE, encode_damage(sorted(new, key=lambda part: (part[0].id, part[1]))))
-    except (NoSpace, PermissionRefused, StoreUnreachable) as error:
-        text = _("the damage could not be noted, so the next backup may reuse what is damaged: {why}")
-        yield Problem(Kind.DAMAGE.prefix, text.format(why=error))
-
-
-class _State:
-    """Which places of chunks are whole, as far as was looked."""
-
-    def __init__(self, index: Index, bad: dict[BadPart, str], *, quick: bool) -> None:
-        self._index = index
-        self._bad = bad
-        self._quick = quick
-
-    def places(self, chunk_id: ChunkId) -> Iterator[tuple[Location, str]]:
-        """Each place of a chunk, and what is wrong with it, if anything."""
-        for place in self._index.places(chunk_id):
-            noted = self._quick and place.ordinal in self._index.noted.get(place.pack, ())
-            why = _("{name} is damaged").format(name=place.pack.name) if noted else ""
-            yield place, why or self._bad.get((place.pack, place.ordinal), "")
-
-    def judge(self, packs: _Packs) -> tuple[list[Problem], tuple[Problem, ...]]:
-        """Damaged packs: those that are a loss, and those whose chunks are all whole elsewhere."""
-        problems = list(packs.problems)
-        mended: list[Problem] = []
-        for ref, what in packs.damaged.items():
-            parts = self._index.directory(ref).parts
-            ordinals = [ordinal for pack, ordinal in self._bad if pack == ref]
-            whole = all(any(not why for _place, why in self.places(parts[ordinal].id)) for ordinal in ordinals)
-            (mended if whole else problems).append(Problem(ref.name, what))
-        return problems, tuple(mended)
-
-
-class _Packs:
-    """Reads packs back whole, from many threads."""
-
-    def __init__(self, repository: Repository, progress: Callable[[int], None]) -> None:
-        self._repository = repository
-        self._progress = progress
-        self._lock = threading.Lock()
-        self.bad: dict[BadPart, str] = {}
-        """Each part that cannot be read, and why."""
-        self.damaged: dict[ObjectRef, str] = {}
-        """Each pack with such a part."""
-        self.problems: list[Problem] = []
-        """Packs whose parts are whole and whose frame is not."""
-        self.read = 0
-
-    def check(self, directory: Directory) -> None:
-        ref = directory.pack
-        try:
-            data = memoryview(self._repository.store.get(ref.name))
-        except ObjectMissing as error:
-            return self._report(ref, str(error), range(len(directory)))
-        bad = [
-            ordinal
-            for ordinal, part in enumerate(directory.parts)
-            if not self._whole(Location(ref, ordinal, part), data[part.offset :][: part.sealed_length])
-        ]
-        if bad:
-            self._report(ref, _("{name} is damaged: {n} of {all} chunks in it cannot be read").format(
-                name=ref.name, n=len(bad), all=len(directory)), bad)  # fmt: skip
-        else:
-            self._check_frame(directory, data)
-        with self._lock:
-            self.read += len(data)
-        self._progress(len(data))
-        return None
-
-    def _whole(self, place: Location, sealed: memoryview) -> bool:
-        try:
-            read_part(self._repository.cipher(place.pack), place, sealed, self._repository.ids)
-        except Damaged:
-            return False
-        return True
-
-    def _check_frame(self, directory: Directory, data: memoryview) -> None:
-        """Head, trailer and the pack's own directory, which must say what the index says."""
-        ref = directory.pack
-        try:
-            self._repository.cipher(ref).check_head(data[: HEAD.size])
-            at, length = trailer_span(len(data))
-            start, size = directory_span(len(data), bytes(data[at : at + length]))
-            own = read_directory(self._repository.master, ref, len(data), data[start : start + size])
-            if own != directory:
-                raise Damaged(_("{name} holds other chunks than the index says").format(name=ref.name))
-        except Damaged as error:
-            self._report(ref, str(error), ())
-
-    def _report(self, ref: ObjectRef, what: str, ordinals: Iterable[int]) -> None:
-        with self._lock:
-            found = {(ref, ordinal): what for ordinal in ordinals}
-            self.bad.update(found)
-            if found:
-                self.damaged[ref] = what
-            else:
-                self.problems.append(Problem(ref.name, what))
-
-
-class _Resolver:
-    """Resolves every reference of snapshots; what was found whole once is not looked at again.
-
-    What is remembered is a bit a row of the index, and a byte a pack.
-    """
-
-    def __init__(self, reader: SnapshotReader, index: Index, state: _State) -> None:
-        self._reader = reader
-        self._index = index
-        self._state = state
-        self._whole = bytearray(index.rows // 8 + 1)
-        self._used = bytearray(index.packs)
-
-    @property
-    def used_packs(self) -> int:
-        return sum(self._used)
-
-    def resolve(self, snapshots: Iterable[Snapshot]) -> tuple[Touched, ...]:
-        touched: list[Touched] = []
-        for snapshot in snapshots:
-            try:
-                self._need(snapshot.tree)
-                for stored in self._reader.entries(snapshot):
-                    try:
-                        self._need(stored.content)
-                    except Damaged as error:
-                        touched.append(Touched(snapshot, stored.entry.path, str(error)))
-            except Damaged as error:
-                touched.append(Touched(snapshot, "", str(error)))
-        return tuple(touched)
-
-    def _need(self, content: Content) -> None:
-        for node in content_nodes(content, self._reader.load):
-            self._need_chunk(node.id)
-        for row in load_content(content, self._reader.load):
-            self._need_chunk(row.id)
-
-    def _need_chunk(self, chunk_id: ChunkId) -> None:
-        last = ""
-        for place, why in self._state.places(chunk_id):
-            number = self._index.row_number(place)
-            byte, bit = number >> 3, 1 << (number & 7)
-            if self._whole[byte] & bit:
-                return
-            self._used[self._index.pack_number(place.pack)] = 1
-            if not why:
-                self._whole[byte] |= bit
-                return
-            last = why
-        raise Damaged(last) if last else self._reader.absent(chunk_id)

@@ -2,7 +2,7 @@
 
 An object is one sealed part, JSON ``{"oldest": "0.1.0"}``. A version that changes what writers must do (not how
 things are read, which is the format's own number) names itself before it does so. What cannot be unsealed is nobody's
-word.
+word; what can, and is not understood, is the demand of a later version.
 """
 
 from __future__ import annotations
@@ -25,20 +25,30 @@ def demand_writer(repository: Repository, oldest: str) -> None:
 
 
 def require_writer(repository: Repository, ours: str) -> None:
-    """Raises ``Refused`` if this version, ``ours``, is too old to write to the repository."""
+    """Raises ``Refused`` if this version, ``ours``, is too old to write to the repository, or to know whether it is."""
+    hint = _("Install a newer Holdfast here. Reading and restoring work with this one.")
     demanded = []
     for listed in repository.store.list(Kind.WRITERS.prefix):
         try:
             demanded.append(repository.get_listed(listed))
         except (Damaged, ObjectMissing):
             continue
-    for oldest in map(decode_writer, demanded):
+    for data in demanded:
+        try:
+            oldest = decode_writer(data)
+        except Damaged:
+            raise Refused(
+                _("{url} says who may write to it in a way that this version, {ours}, does not understand").format(
+                    url=repository.url, ours=ours
+                ),
+                hint=hint,
+            ) from None
         if version(oldest) > version(ours):
             raise Refused(
                 _("{url} may only be written by Holdfast {oldest} or newer; this is {ours}").format(
                     url=repository.url, oldest=oldest, ours=ours
                 ),
-                hint=_("Install a newer Holdfast here. Reading and restoring work with this one."),
+                hint=hint,
             )
 
 

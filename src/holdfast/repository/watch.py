@@ -12,6 +12,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +29,8 @@ SLEPT_AFTER = timedelta(hours=12)
 """Between two readings, by the store: half of what a mark stands before anything is deleted."""
 
 
+_TIDIED = 20
+"""Dead leases of others that one renewal removes."""
 _ATTEMPTS = 3
 """So often a mark is read before it counts as nobody's word."""
 
@@ -42,10 +45,13 @@ class Lease:
         self._read_at = (0.0, datetime.min.replace(tzinfo=UTC))
         self.renewed: datetime | None = None
         """When, by the store."""
+        self._tidies = True
+        """Whether this store lets leases be deleted, as far as is known; each refusal may cost minutes."""
 
     def renew(self) -> None:
         """Raises what the store raises."""
         repository = self.repository
+        self._read_at = self._now()  # also where it fails: the next attempt is a while away
         ref = repository.put_object(Kind.LEASE, encode_renewal(self._renewal))
         former, self._object = self._object, ref
         listed = list(repository.store.list(Kind.LEASE.prefix))
@@ -60,8 +66,8 @@ class Lease:
                 lease=self._renewal.lease, work=self._renewal.work, host=self._renewal.host, began=written
             )
         self.renewed = written
-        self._read_at = self._now()
-        self._tidy(former, listed, written)
+        self._delete([former.name] if former else [])
+        self._tidy(listed, written)
 
     def beat(self) -> None:
         """Renews when it is time. Cheap to call often."""
@@ -77,8 +83,7 @@ class Lease:
     def end(self) -> None:
         """Best effort: what stays behind is dead after a day."""
         if self._object is not None:
-            with contextlib.suppress(HoldfastError):
-                self.repository.store.delete(self._object.name)
+            self._delete([self._object.name])
             self._object = None
 
     def __enter__(self) -> Self:
@@ -93,11 +98,17 @@ class Lease:
     def _now(self) -> tuple[float, datetime]:
         return self.repository.clock.monotonic(), self.repository.clock.now()
 
-    def _tidy(self, former: ObjectRef | None, listed: Iterable[Listed], now: datetime) -> None:
-        dead = [item.name for item in listed if now - item.modified > 2 * DEAD_AFTER]
-        for name in [*([former.name] if former else []), *dead]:
-            with contextlib.suppress(HoldfastError):
+    def _tidy(self, listed: Iterable[Listed], now: datetime) -> None:
+        """Nothing: whoever only reads leaves the leases of others alone."""
+
+    def _delete(self, names: Iterable[str]) -> None:
+        for name in names:
+            if not self._tidies:
+                return
+            try:
                 self.repository.store.delete(name)
+            except HoldfastError:
+                self._tidies = False
 
 
 class Watch(Lease):
@@ -131,6 +142,10 @@ class Watch(Lease):
             except Damaged as error:
                 if listed.name not in {problem.name for problem in self.problems}:
                     self.problems.append(Problem(listed.name, str(error)))
+
+    def _tidy(self, listed: Iterable[Listed], now: datetime) -> None:
+        dead = (item.name for item in listed if now - item.modified > 2 * DEAD_AFTER)
+        self._delete(islice(dead, _TIDIED))
 
     def _read(self, listed: Listed) -> frozenset[ObjectRef]:
         """A mark. One that was only damaged on its way is not taken for a forged one: it is asked for again."""

@@ -35,7 +35,7 @@ from holdfast.repository.index_loading import LoadedIndex, list_packs, load_inde
 from holdfast.repository.keyring import own_key_digests
 from holdfast.repository.packs import Packs
 from holdfast.repository.removing import remove_snapshot
-from holdfast.repository.repository import DEFAULT_WORKERS, Records, Repository
+from holdfast.repository.repository import DEFAULT_WORKERS, Problem, Records, Repository
 from holdfast.repository.snapshots import Json, Snapshot, Totals, heads
 from holdfast.repository.trees import (
     Content,
@@ -150,12 +150,16 @@ class SnapshotWriter:
         """Sees to it that prune is after nothing that the snapshot needs, as of now."""
         for _round in range(_ROUNDS):
             records = self._repository.records()
-            self._watch.renew()
-            if self._watch.slept:
-                self._look_again()
-            if not self._packs.save(self._watch.marked):
+            if not self._read_marks():
                 return records
         raise _pruned(self._repository)
+
+    def _read_marks(self) -> bool:
+        """Copies out what is used of packs that are marked by now; whether there was any."""
+        self._watch.renew()
+        if self._watch.slept:
+            self._look_again()
+        return self._packs.save(self._watch.marked)
 
     def _confirm(self, snapshot: Snapshot, host: str) -> None:
         """If this machine slept between the last reading and the record: is everything still there, and will it stay?
@@ -164,25 +168,34 @@ class SnapshotWriter:
         claimed if this cannot be found out: both of this machine's clocks may have stood still.
         """
         try:
-            self._watch.renew()
-            if self._watch.slept:
-                self._look_again()
-            self._packs.save(self._watch.marked)
+            self._read_marks()
         except TryLater:
-            remove_snapshot(self._repository, snapshot, host=host, why="pruned while it was being written")
+            self._withdraw(snapshot, host)
             raise
         except HoldfastError as error:
             made = _("Snapshot {label} is written, and nobody could ask whether prune spares what it needs.").format(
                 label=snapshot.label
             )
-            error.hint = " ".join(
-                filter(None, (error.hint, made, _("See whether it is whole: holdfast verify --quick")))
-            )
+            see = _("See whether it is whole: holdfast verify --quick")
+            error.hint = " ".join(filter(None, (error.hint, made, see)))
             raise
+
+    def _withdraw(self, snapshot: Snapshot, host: str) -> None:
+        """A record that came too late. Where its removal cannot be recorded, that is said: it looks like a snapshot."""
+        try:
+            remove_snapshot(self._repository, snapshot, host=host, why="pruned while it was being written")
+        except HoldfastError as error:
+            raise Damaged(
+                _("snapshot {label} is listed and cannot be restored: prune took what it needs: {why}").format(
+                    label=snapshot.label, why=error
+                ),
+                hint=_("Run the same command again: it stores what is missing, which mends this snapshot too."),
+            ) from error
 
     def _look_again(self) -> None:
         """After a sleep: lists the packs anew. Raises ``TryLater`` if one that is needed is gone."""
-        if self._loaded.index.check(list_packs(self._repository)):
+        gone = self._loaded.index.check(list_packs(self._repository))
+        if any(pack not in self._packs.saved for pack in gone):
             raise _pruned(self._repository)
         self._watch.slept = False
 
@@ -205,7 +218,7 @@ class SnapshotWriter:
                 added_stored=self._packs.added_stored,
             ),
             predecessors=heads(records.snapshots),
-            warnings=(*about.warnings, *(problem.what for problem in (*self._loaded.problems, *self._watch.problems))),
+            warnings=(*about.warnings, *map(_of_the_repository, (*self._loaded.problems, *self._watch.problems))),
             facts=about.facts,
             keys=own_key_digests(self._repository),
         )
@@ -217,8 +230,7 @@ class SnapshotWriter:
 
     def _take_slab(self) -> Slab:
         if self._watch.due:
-            self._watch.renew()
-            self._loaded.index.mark(self._watch.marked)
+            self._read_marks()
         while not self._idle:
             self._drain(wait=True)
         return self._idle.pop()
@@ -265,8 +277,14 @@ class SnapshotWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._crew.stop()
-        self._watch.end()
+        if not isinstance(error, NotReachable):  # else it would be waited for once more
+            self._watch.end()
         self._loaded.index.close()
+
+
+def _of_the_repository(problem: Problem) -> str:
+    """Of a snapshot that is complete: what it does not use is meant."""
+    return _("elsewhere in the repository: {what}").format(what=problem.what)
 
 
 def _pruned(repository: Repository) -> TryLater:

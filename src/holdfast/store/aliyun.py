@@ -185,5 +185,6 @@ def _no_role() -> HoldfastError:
 def _give_keys() -> str:
     return _(
         "Write access_key_id and access_key_secret under the repository, or grant this ECS instance a RAM role that "
-        "may use the bucket."
+        "may use the bucket; on a machine without configuration, set ALIBABA_CLOUD_ACCESS_KEY_ID and "
+        "ALIBABA_CLOUD_ACCESS_KEY_SECRET."
     )

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 from holdfast.messages import _
 
+_WORDS = ("certificate", "invalid HTTP version parsed", "(Connect)", "dns error")
+
 
 def hint_for(code: str, status: int, text: str) -> str:
     """``text`` is opendal's whole; empty where there is nothing useful to say."""
-    told = [code, str(status), *(word for word in ("certificate", "(Connect)", "dns error") if word in text)]
+    told = [code, str(status), *(word for word in _WORDS if word in text)]
     hints = _hints()
     return next((hints[word] for word in told if word in hints), "")
 
@@ -50,6 +52,9 @@ def _hints() -> Mapping[str, str]:
         "403": rights,
         "507": room,
         "certificate": _("Correct the endpoint, or install the certificate of the authority that signed its own."),
+        "invalid HTTP version parsed": _(
+            "What answers there does not speak plain HTTP: see that the port is right, and whether it wants https://."
+        ),
         "(Connect)": endpoint,
         "dns error": endpoint,
     }

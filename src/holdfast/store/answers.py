@@ -16,9 +16,10 @@ has the status alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from http import HTTPStatus
 
 from holdfast.messages import _
 from holdfast.store.answer_hints import hint_for
@@ -39,6 +40,12 @@ class Verdict(Enum):
     FULL = auto()
     UNSUPPORTED = auto()
     """The service does not know what was asked of it, as a condition of a put."""
+    NO_CREDENTIALS = auto()
+    """None were given, and this machine has none of its own: nothing was asked."""
+    NO_TLS = auto()
+    """The endpoint answers a TLS handshake in plain words."""
+    WANTS_TLS = auto()
+    """The endpoint speaks TLS, and was spoken to without."""
     UNREACHABLE = auto()
 
 
@@ -115,6 +122,13 @@ _BY_STATUS = {
     507: Verdict.FULL,
 }
 
+_WANTING_TLS = (
+    "Client sent an HTTP request to an HTTPS server",  # Go's net/http: MinIO, rclone, Caddy, Traefik
+    "The plain HTTP request was sent to HTTPS port",  # nginx
+    "speaking plain HTTP to an SSL-enabled server port",  # Apache httpd
+)
+"""What servers say to a plain request on a port for TLS, with status 400."""
+
 
 def read_answer(error: Exception, *, secrets: Collection[str] = ()) -> Answer:
     """What ``error``, opendal's or a ``TimeoutError``, says; ``secrets`` are blotted out of the reason."""
@@ -123,20 +137,22 @@ def read_answer(error: Exception, *, secrets: Collection[str] = ()) -> Answer:
     text = str(error)
     code = _first(r'code: "([^"\\]+)"', text).strip() or _first(r'\breason: "([A-Za-z]+)"', text)
     status = int(_first(r"\bstatus: (\d{3})\b", text) or 0)
+    verdict = _verdict(type(error).__name__, text, code, status)
     reason = _reason(text, code, status)
     for secret in secrets:
         reason = reason.replace(secret, "…")
     return Answer(
-        verdict=_verdict(type(error).__name__, text, code, status),
-        reason=reason,
+        verdict=verdict,
+        reason=_reasons().get(verdict, reason),
         hint=hint_for(code, status, text),
         answered=status > 0,
     )
 
 
 def _verdict(kind: str, text: str, code: str, status: int) -> Verdict:
-    if "reader got too much data" in text or "reader got too little data" in text:
-        return Verdict.OTHER_LENGTH
+    told = _by_words(text, code, status)
+    if told is not None:
+        return told
     if code in _BY_CODE:
         return _BY_CODE[code]
     if code and status == 409:  # a conflict that is not the name's: opendal calls all of them alike
@@ -147,6 +163,28 @@ def _verdict(kind: str, text: str, code: str, status: int) -> Verdict:
     if "certificate" in text:
         return Verdict.UNREACHABLE
     return Verdict.BUSY if "(temporary)" in text.partition("\n")[0] else Verdict.UNREACHABLE
+
+
+def _by_words(text: str, code: str, status: int) -> Verdict | None:
+    """Of what has neither a code nor a status of its own."""
+    if "reader got too much data" in text or "reader got too little data" in text:
+        return Verdict.OTHER_LENGTH
+    if not status and "failed to load signing credential" in text:
+        return Verdict.NO_CREDENTIALS
+    if "(Connect): received corrupt message of type InvalidContentType" in text:
+        return Verdict.NO_TLS
+    if status == HTTPStatus.BAD_REQUEST and not code and any(words in text for words in _WANTING_TLS):
+        return Verdict.WANTS_TLS
+    return None
+
+
+def _reasons() -> Mapping[Verdict, str]:
+    """Where opendal's own words say nothing to an operator."""
+    return {
+        Verdict.NO_CREDENTIALS: _("no credentials are given, and this machine has none of its own"),
+        Verdict.NO_TLS: _("the endpoint does not speak TLS"),
+        Verdict.WANTS_TLS: _("the endpoint speaks TLS only"),
+    }
 
 
 def _reason(text: str, code: str, status: int) -> str:

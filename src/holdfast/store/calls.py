@@ -14,16 +14,27 @@ import atexit
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
 _GRACE_S = 5.0
 """How much later than its limit a call ends if the loop itself is stuck."""
+
+_CLOSING_S = 0.5
+"""How long connections that are given up at the end may take to be gone."""
+
+
+class Closing(Protocol):
+    """What holds connections that outlive a call."""
+
+    def abort(self) -> None:
+        """Gives them all up; called in the loop's thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +74,8 @@ _lock = threading.Lock()
 _running: _Loop | None = None
 _going_on: set[asyncio.Task[Any]] = set()
 """The calls that are under way; touched in the loop's thread only."""
+_closing: weakref.WeakSet[Closing] = weakref.WeakSet()
+"""Touched in the loop's thread only."""
 
 
 def call(begin: Callable[[], Awaitable[T]], *, limit_s: float) -> T:
@@ -76,6 +89,11 @@ def call(begin: Callable[[], Awaitable[T]], *, limit_s: float) -> T:
     except BaseException:
         future.cancel()
         raise
+
+
+def abort_at_end(closing: Closing) -> None:
+    """Before the interpreter ends, ``closing`` gives its connections up, unless it is gone. In the loop's thread."""
+    _closing.add(closing)
 
 
 async def _within(begin: Callable[[], Awaitable[T]], limit_s: float) -> T:
@@ -101,7 +119,7 @@ def _loop() -> _Loop:
 
 
 def _end(loop: _Loop, thread: threading.Thread) -> None:
-    """Before the interpreter ends: no call goes on, and nobody else's thread is in our code."""
+    """Before the interpreter ends: no call or task goes on, and nobody else's thread is in our code."""
     with contextlib.suppress(TimeoutError):
         asyncio.run_coroutine_threadsafe(_cancel(), loop).result(_GRACE_S)
     loop.call_soon_threadsafe(loop.stop)
@@ -118,3 +136,17 @@ async def _cancel() -> None:
     for task in calls:
         task.cancel()
     await asyncio.gather(*calls, return_exceptions=True)
+    for closing in [*_closing]:
+        closing.abort()
+    await _leave_no_task()
+
+
+async def _leave_no_task() -> None:
+    """A connection's own tasks end with it; what does not is cancelled, or asyncio would complain of it at the end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _ended, lasting = await asyncio.wait(others, timeout=_CLOSING_S)
+        for task in lasting:
+            task.cancel()
+        if lasting:
+            await asyncio.wait(lasting, timeout=_CLOSING_S)

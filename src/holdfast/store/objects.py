@@ -29,7 +29,7 @@ from holdfast.errors import (
     StoreUnreachable,
 )
 from holdfast.messages import _
-from holdfast.store import aliyun, calls
+from holdfast.store import calls
 from holdfast.store.answers import Answer, Verdict, read_answer
 from holdfast.store.calls import TimeLimits
 from holdfast.store.failures import Operation, Unmarked, cannot, exists, missing
@@ -39,6 +39,7 @@ from holdfast.store.operators import OPENDALS, Operators
 from holdfast.store.port import Bytes, Listed, Traits
 from holdfast.store.probing import creates_exclusively
 from holdfast.store.service import Service, arguments
+from holdfast.store.service_hints import what_to_change
 
 T = TypeVar("T")
 
@@ -69,6 +70,7 @@ class ObjectStore:
         told = arguments(service, bucket=bucket, prefix=prefix, options=options)
         self._endpoint = told.get("endpoint", "")
         self._service = service
+        self._lets_in = bool(service.given(options)) or identity is not None
         self._operators = Operators(
             service,
             store=self._url,
@@ -264,7 +266,7 @@ class ObjectStore:
         if answer.verdict is Verdict.EXISTS and operation is Operation.PUT:
             return exists(name, self._url)
         kind = _ERRORS.get(answer.verdict, StoreUnreachable)
-        hint = answer.hint if answer.answered else aliyun.unreachable_hint(self._endpoint) or answer.hint
+        hint = what_to_change(answer, self._service, endpoint=self._endpoint, lets_in=self._lets_in)
         return kind(cannot(operation, name, self._url, answer.reason), hint=hint)
 
 

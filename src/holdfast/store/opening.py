@@ -84,7 +84,32 @@ def _sftp_store(parts: SplitResult, options: Mapping[str, str], *, create: bool)
     from holdfast.store.sftp_access import OPTIONS, access
 
     refuse_unknown(options, known=OPTIONS, scheme="sftp")
-    return SftpStore(access(parts, options, user=getpass.getuser(), home=Path.home()), create=create)
+    user, home = _who_runs_this()
+    return SftpStore(access(parts, options, user=user, home=home), create=create)
+
+
+def _who_runs_this() -> tuple[str, Path]:
+    """Name and home folder. asyncssh asks for both when it connects, whatever url and options say."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        raise ConfigError(
+            _("the user {uid}, who runs this, has no name, and SSH needs one").format(uid=os.getuid()),
+            hint=_(
+                "Set the environment variable LOGNAME to any name, and write the server's user into the url: "
+                "sftp://user@host/folder."
+            ),
+        ) from None
+    try:
+        return name, Path.home()
+    except RuntimeError:
+        raise ConfigError(
+            _("the user {uid}, who runs this, has no home folder, and SSH needs one").format(uid=os.getuid()),
+            hint=_(
+                "Set the environment variable HOME to a folder of that user, and give the repository the option "
+                "known_hosts."
+            ),
+        ) from None
 
 
 def _split(url: str) -> SplitResult:

@@ -13,7 +13,7 @@ from holdfast.messages import _
 from holdfast.store.answers import read_answer
 from holdfast.store.calls import TimeLimits
 from holdfast.store.identity import Credentials, Identity
-from holdfast.store.service import Service
+from holdfast.store.service import Service, credentials_hint, region_hint
 
 OPENDALS = (
     opendal.exceptions.Error,
@@ -99,6 +99,11 @@ class Operators:
             return Clients(uploads=plain, others=self._bounded(plain), above=self._above(told), secrets=tuple(secrets))
         except OPENDALS as error:
             reason = read_answer(error, secrets=secrets).reason
+        if reason.startswith("region is missing"):  # credentials alone would do: then a region is assumed
+            raise ConfigError(
+                _("{store} needs the option region").format(store=self._store),
+                hint=f"{region_hint(self._service)} {credentials_hint(self._service)}",
+            )
         raise ConfigError(
             _("cannot use {store}: {reason}").format(store=self._store, reason=reason),
             hint=_("Correct the options of the repository, its region and endpoint first."),

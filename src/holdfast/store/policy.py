@@ -1,9 +1,14 @@
 """The least that an access key must be allowed, as a policy document for the service. Pure.
 
 Two keys are meant: the *writer*'s, on the machine that is backed up, and the *operator*'s, who removes, prunes and
-changes keys, from somewhere else. What breaks into that machine then can neither delete a backup nor mark one for
-deletion. It still can write over objects where the service keeps no versions: only versions, or a lock, guard
+changes keys, from somewhere else. What breaks into that machine then can neither delete an object of a backup nor mark
+one for deletion. It still can write over objects where the service keeps no versions: only versions, or a lock, guard
 against that.
+
+A writer may write ``removed/``: one that finds that prune took what it needed records that its own snapshot does not
+count, or a snapshot that cannot be restored would look like a backup. A store cannot tell whose removal is recorded, so
+whoever has the writer's key *and* a secret of the repository can record that of any: the snapshot's record and content
+stay until an operator's key prunes.
 
 Sources: "Actions, resources, and condition keys for Amazon S3" (Service Authorization Reference); "Enforce conditional
 writes on Amazon S3 buckets"; "Authorization syntax and elements" in the manual of Aliyun OSS.
@@ -19,11 +24,11 @@ JSONObject = Mapping[str, object]
 SCHEMES = ("s3", "oss")
 """The services whose policies are known."""
 
-WRITTEN = ("data/", "meta/", "index/", "snapshots/", "damage/", "leases/", "probes/")
+WRITTEN = ("data/", "meta/", "index/", "snapshots/", "damage/", "removed/", "leases/", "probes/")
 """What backups, copies, verifications and checks write."""
 WITHDRAWN = ("leases/", "probes/", "index/")
 """What of it they also delete: index objects when they join small ones."""
-KEPT_FROM_WRITERS = ("repository.json", "keys/", "keyring/", "marks/", "removed/", "writers/")
+KEPT_FROM_WRITERS = ("repository.json", "keys/", "keyring/", "marks/", "writers/")
 """Made by ``init``, by prune, and by an operator's decisions."""
 
 

@@ -7,7 +7,7 @@ that it does not know, silently: so every option is in a row, under our name, an
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from holdfast.errors import ConfigError
@@ -112,6 +112,25 @@ def from_environment(service: Service, options: Mapping[str, str], environment: 
     return added
 
 
+def credentials_hint(service: Service) -> str:
+    """Where credentials of ``service`` are written, and by which variables a machine without configuration has them."""
+    return _("Write {options} under the repository; on a machine without configuration, set {variables}.").format(
+        options=_ways(service.credentials),
+        variables=_ways([[service.variables[name][0] for name in names] for names in service.credentials]),
+    )
+
+
+def region_hint(service: Service) -> str:
+    return _(
+        "Write region under the repository; on a machine without configuration, add --option region=REGION, or set "
+        "{variable}."
+    ).format(variable=service.variables["region"][0])
+
+
+def _ways(alternatives: Iterable[Iterable[str]]) -> str:
+    return _(", or ").join(_(" and ").join(names) for names in alternatives)
+
+
 def _check_credentials(service: Service, bucket: str, options: Mapping[str, str]) -> None:
     given = service.given(options)
     if not given and service.identity:
@@ -119,19 +138,17 @@ def _check_credentials(service: Service, bucket: str, options: Mapping[str, str]
     for number, alternative in enumerate(service.credentials):
         if set(alternative) <= given <= {*alternative, *(() if number else service.tokens)}:
             return
-    ways = _(", or ").join(_(" and ").join(alternative) for alternative in service.credentials)
+    own = _("Or leave them all out to use this machine's own role.") if service.identity else ""
     if not given:
         raise ConfigError(
             _("{scheme}://{bucket} has no credentials").format(scheme=service.scheme, bucket=bucket),
-            hint=_("Give {ways}.").format(ways=ways),
+            hint=credentials_hint(service),
         )
     raise ConfigError(
         _("the credentials of {scheme}://{bucket} are incomplete, or of two kinds").format(
             scheme=service.scheme, bucket=bucket
         ),
-        hint=_("Give {ways}, or leave them all out to use this machine's own role.").format(ways=ways)
-        if service.identity
-        else _("Give {ways}.").format(ways=ways),
+        hint=f"{credentials_hint(service)} {own}".strip(),
     )
 
 

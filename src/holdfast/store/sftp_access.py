@@ -104,7 +104,10 @@ def read_private_key(access: Access) -> asyncssh.SSHKey | None:
         if "passphrase" in str(error).lower():
             raise ConfigError(
                 _("the private key {path} needs a passphrase").format(path=path),
-                hint=_("Give it as private_key_passphrase, or load the key into an agent and leave private_key out."),
+                hint=_(
+                    "Give it as private_key_passphrase (on a machine without configuration: set "
+                    "SFTP_PRIVATE_KEY_PASSPHRASE), or load the key into an agent and leave private_key out."
+                ),
             ) from None
         raise ConfigError(
             _("{path} is not a private key that can be used").format(path=path),

@@ -1,4 +1,4 @@
-"""What asyncssh's exceptions mean, in the store's own errors. Pure.
+"""What asyncssh's exceptions mean, in the store's own errors. Pure, but for a look at which files are there.
 
 SFTP's version 3, which nearly all servers speak, knows few answers: most of what can go wrong on the server, a full
 disk too, is "Failure". What the other side calls an error is in "draft-ietf-secsh-filexfer-02", section 7.
@@ -7,6 +7,7 @@ disk too, is "Failure". What the other side calls an error is in "draft-ietf-sec
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 from collections.abc import Sequence
 
@@ -69,7 +70,8 @@ def _login_hint(access: Access) -> str:
     if access.password:
         return _("Correct the password; some servers take keys only: then give a private_key.")
     return _(
-        "Give the repository a private_key or a password: it has neither, and no key of the agent or in ~/.ssh fits."
+        "Give the repository a private_key or a password: it has neither, and no key of the agent or in ~/.ssh fits. "
+        "On a machine without configuration, add --option private_key=FILE, or set SFTP_PASSWORD."
     )
 
 
@@ -103,8 +105,8 @@ def _changed(access: Access, offered: asyncssh.SSHKey | None, known: Sequence[as
         ),
         hint=_(
             "Somebody may be pretending to be that server, or it was made anew. Ask its operator; "
-            "only if the new key is right, run: ssh-keygen -R '{address}' -f {file} && {command}"
-        ).format(address=access.address, file=access.known_hosts, command=_scan(access)),
+            "only if the new key is right, run: {command}"
+        ).format(command=_forget(access) + _scan(access)),
     )
 
 
@@ -117,5 +119,14 @@ def _line(access: Access, key: asyncssh.SSHKey) -> str:
     return f"{access.address} {algorithm} {content}"
 
 
+def _forget(access: Access) -> str:
+    """What takes the server out of the user's own file, to be run before something else; empty where there is none."""
+    if not os.access(access.known_hosts, os.F_OK):  # the key stands in the system's file; ssh-keygen would fail
+        return ""
+    return f"ssh-keygen -R {shlex.quote(access.address)} -f {shlex.quote(str(access.known_hosts))} && "
+
+
 def _scan(access: Access) -> str:
-    return f"ssh-keyscan -p {access.port} {access.host} >> {access.known_hosts}"
+    folder, file = access.known_hosts.parent, shlex.quote(str(access.known_hosts))
+    scan = f"ssh-keyscan -p {access.port} {shlex.quote(access.host)} >> {file}"
+    return scan if os.access(folder, os.F_OK) else f"mkdir -p -m 700 {shlex.quote(str(folder))} && {scan}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import asyncssh
 
 from holdfast.errors import HoldfastError
+from holdfast.store import calls
 from holdfast.store.sftp_access import DEFAULT_PORT, Access, read_known_hosts, read_private_key
 from holdfast.store.sftp_answers import refused_host
 
@@ -87,9 +88,10 @@ class Connections:
     def close(self) -> None:
         """Gives all connections up, from any thread; a further call opens new ones."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._abort)
+            self._loop.call_soon_threadsafe(self.abort)
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Gives all connections up, in the loop's thread."""
         for lane in [*self._lanes]:
             self._give_up(lane)
 
@@ -103,6 +105,7 @@ class Connections:
         if lane is None or (lane.calls and len(self._lanes) < self._most):
             if self._opening is None:
                 self._loop, self._opening = asyncio.get_running_loop(), asyncio.Lock()
+                calls.abort_at_end(self)
             async with self._opening:
                 lane = await self._another()
                 lane.calls += 1
