@@ -108,6 +108,7 @@ def test_a_snapshot_removed_meanwhile_is_not_missed(*, quick: bool) -> None:
         ground = Ground()
         former = take(ground.open(), FILES, "former")
         take(ground.open(), {"other": noise(70_000, 99)}, "left")
+        ground.pass_(1)  # before the verification's lease began, which may be renewed while time passes
 
         def expire(ground: Ground = ground, former: Snapshot = former) -> None:
             remove_snapshot(ground.open(), former, host="h", why="retention")
