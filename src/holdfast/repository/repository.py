@@ -202,7 +202,7 @@ class Repository:
                 what = _("the record of snapshot {label} is another than this machine saw").format(label=snapshot.label)
                 yield Problem(f"{Kind.SNAPSHOT.prefix}{snapshot.id}", what)
         there = {snapshot.id: Seen(snapshot.digest, snapshot.label) for snapshot in snapshots}
-        newest = {snapshot_id: there[snapshot_id] for snapshot_id in heads(snapshots)}
+        newest = {snapshot_id: known.get(snapshot_id, there[snapshot_id]) for snapshot_id in heads(snapshots)}
         latest = remembered(self.local)
         unread = latest.keys() - there.keys() - {removal.id for removal in removals}
         remember(self.local, {**newest, **{snapshot_id: latest[snapshot_id] for snapshot_id in unread}})
