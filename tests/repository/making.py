@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from holdfast.clock import SystemClock
 from holdfast.entry import Entry, EntryKind, Reading
 from holdfast.repository.keys import MadeSecret, SecretKind
+from holdfast.repository.objects import KEYS
 from holdfast.repository.opening import create_repository
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.repository import Repository
@@ -108,3 +110,8 @@ def sample(seed: int = 0) -> dict[str, bytes]:
         "base/蓝图 1/large": noise(9 * 2**20 + 12345, seed + 3),
         "odd\udcff name": noise(500, seed + 4),
     }
+
+
+def key_digests(store: Store) -> dict[str, str]:
+    """Name and SHA-256 of every key object."""
+    return {listed.name: hashlib.sha256(store.get(listed.name)).hexdigest() for listed in store.list(KEYS)}

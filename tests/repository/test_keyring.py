@@ -27,7 +27,7 @@ from holdfast.repository.keyring import (
     select_key,
 )
 from holdfast.repository.keyring_changes import add_key, refuse_removal, remove_key
-from holdfast.repository.keys import MadeSecret, Origin, SecretKind, key_digests, new_keys, wrap
+from holdfast.repository.keys import MadeSecret, Origin, SecretKind, new_keys, wrap
 from holdfast.repository.objects import Kind
 from holdfast.repository.opening import create_repository, open_repository
 from holdfast.repository.repository import Repository
@@ -36,7 +36,7 @@ from holdfast.store.failures import Operation
 from holdfast.store.faulty import Fault, FaultKind, FaultyStore, Killed
 from holdfast.store.memory import MemoryStore
 from holdfast.store.port import Bytes, Store
-from tests.repository.making import take
+from tests.repository.making import key_digests, take
 
 CLOCK = SystemClock()
 NOW = datetime(2026, 11, 22, 14, tzinfo=UTC)

@@ -33,9 +33,7 @@ from holdfast.errors import Damaged, HoldfastError, UsageError
 from holdfast.messages import _
 from holdfast.repository.ids import IdKey
 from holdfast.repository.moments import read_moment
-from holdfast.repository.objects import KEYS
 from holdfast.repository.sealing import FORMAT_VERSION, MasterKey
-from holdfast.store.port import Store
 
 ARGON2_MEMORY_KIB = 256 * 1024
 ARGON2_PASSES = 3
@@ -247,12 +245,6 @@ def read_header(key_object: bytes, master: MasterKey) -> KeyHeader:
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         raise _unreadable() from None
-
-
-def key_digests(store: Store) -> dict[str, str]:
-    """Name and SHA-256 of every key object: recorded with each snapshot, so that a lost or changed one is noticed."""
-    names = sorted(listed.name for listed in store.list(KEYS) if listed.size <= KEY_OBJECT_LIMIT)
-    return {name: hashlib.sha256(store.get(name)).hexdigest() for name in names}
 
 
 def _wrapping_key(derivation: dict[str, Any], secret: str) -> bytes | None:
