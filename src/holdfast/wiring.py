@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import tzinfo
+from datetime import timedelta, tzinfo
 
 from holdfast.clock import Clock
 from holdfast.config import STORE_SECRETS, TEXTS_OR_SECRETS, Configuration
 from holdfast.config import PostgresSource as ConfiguredPostgres
 from holdfast.errors import ConfigError, HoldfastError, ObjectMissing, StoreBusy, StoreUnreachable, UsageError
 from holdfast.jobs.backup import PostgresSource
+from holdfast.jobs.wal_settings import WalSettings
 from holdfast.messages import _
 from holdfast.repository.keyring import own_key_digests
 from holdfast.repository.keys import Origin, SecretKind
@@ -150,6 +151,44 @@ class Wiring:
                 hint=_("This version of Holdfast backs up sources of type postgres."),
             )
         return PostgresSource(name=name, connection=source.connection)
+
+    def wal(self, name: str | None = None) -> WalSettings:
+        """How the WAL of a source is kept: where to, how often, how much may wait on the server."""
+        source = self.postgres(name)
+        configured = self.configuration.source[source.name]
+        assert isinstance(configured, ConfiguredPostgres)
+        to = tuple(dict.fromkeys(configured.wal.to)) or self._default_wal_repositories()
+        every = {
+            repository: configured.wal.every
+            or timedelta(seconds=10 if _is_billed(self.configuration.repository[repository].url) else 1)
+            for repository in to
+        }
+        return WalSettings(
+            source=source.name,
+            connection=source.connection,
+            via=configured.wal.via,
+            to=to,
+            every=every,
+            retain=configured.wal.retain,
+            synchronous=configured.wal.synchronous,
+            state_dir=self.configuration.state_dir,
+        )
+
+    def _default_wal_repositories(self) -> tuple[str, ...]:
+        """The first that is no folder of this machine; where all are, the first."""
+        known = self.configuration.repository
+        if not known:
+            raise ConfigError(
+                _("{path} names no repository").format(path=self.configuration.path), hint=_("Run `holdfast init`.")
+            )
+        away = (name for name, configured in known.items() if not configured.url.startswith("file:"))
+        return (next(away, next(iter(known))),)
+
+
+def _is_billed(url: str) -> bool:
+    """Whether the store at ``url`` is one that wants money for each request."""
+    scheme = url.partition(":")[0]
+    return scheme in SERVICES and scheme != "webdav"
 
 
 def open_from_url(

@@ -7,12 +7,8 @@ import shutil
 from datetime import datetime
 from pathlib import Path
 
-import pytest
-
 from holdfast.cli.access import as_url
 from holdfast.cli.backup import worst
-from holdfast.cli.restore import snapshot_wanted
-from holdfast.errors import UsageError
 from holdfast.jobs.start import is_same_machine
 from tests.cli.site import Site, at_terminal, failed, new_site, run
 from tests.servers import Cluster, Servers
@@ -189,13 +185,6 @@ def test_the_language_and_the_time_zone_are_the_operators(site: Site, catalogues
     assert "+08:00" in other.well("list")
     assert all(snapshot["started"].endswith("+08:00") for snapshot in other.ask("list")["snapshots"])
     assert site("--lang", "zh_CN", "list").returncode == 0
-
-
-@pytest.mark.parametrize("target", ["2026-11-22 14:03", "lsn:0/3000060", "xid:7", "name:x", "snapshot:"])
-def test_targets_that_need_continuous_wal_are_named(target: str) -> None:
-    with pytest.raises(UsageError, match="recovers to snapshots") as refused:
-        snapshot_wanted(target)
-    assert "continuous WAL" in refused.value.hint
 
 
 def test_the_worst_exit_code_counts() -> None:

@@ -15,7 +15,7 @@ from holdfast.cli.places import machine_zone
 from holdfast.cli.server_access import render
 from tests.cli.running import command, environment
 from tests.cli.site import Site, at_terminal, failed, new_site, run
-from tests.servers import PASSWORD, Cluster
+from tests.servers import PASSWORD, Cluster, wait_until
 
 SmallDisk = Callable[[int], Path]
 RECOVERY = re.compile(r"hfrec(?:-[a-z2-7]{5})+")
@@ -169,10 +169,30 @@ def test_admin_makes_the_role_and_a_password_of_its_own(tmp_path: Path, cluster:
     assert f"ran: CREATE ROLE {role};" in made
     assert (tmp_path / "pgpass").stat().st_mode & 0o777 == 0o600
     findings = site.ask("check", code=3)["findings"]
-    assert {finding["status"] for finding in findings if finding["about"] == "source main"} == {"ok"}
+    about_source = [finding for finding in findings if finding["about"] == "source main"]
+    assert {one["name"] for one in about_source if one["status"] != "ok"} == {"max_slot_wal_keep_size"}
     site.well("init", "--admin", cluster.dsn())  # may be repeated
     site.well("backup")
     failed(site("init"), 6)
+
+
+def test_admin_is_offered_a_limit_for_slots(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> None:
+    """Nothing is changed on the server unless somebody says so."""
+    cluster = make_cluster(15)
+    site = Site(folder=tmp_path, cluster=cluster)
+    options = ("--connection", cluster.dsn(user="backup"), "--admin", cluster.dsn(), "--no-recovery-key")
+    told = site("init", *options, "--repository-url", site.repository)
+    assert told.returncode == 0, told.stderr
+    assert "ALTER SYSTEM SET max_slot_wal_keep_size = '19GB';" in told.stderr
+    assert "ran: ALTER" not in told.stdout.replace("ran: ALTER ROLE", "")
+    assert cluster.value("show max_slot_wal_keep_size") == "-1"
+    ended = at_terminal(
+        *("--config", site.configuration, "init", "--admin", cluster.dsn()), answers=[("Run it now?", "y\n")]
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "ran: ALTER SYSTEM SET max_slot_wal_keep_size = '19GB';" in ended.stdout
+    wait_until(lambda: cluster.value("show max_slot_wal_keep_size") == "19GB", "the server has read its configuration")
+    assert "max_slot_wal_keep_size" not in site("init", "--admin", cluster.dsn()).stderr
 
 
 def test_what_a_role_needs_is_printed(tmp_path: Path, cluster: Cluster) -> None:

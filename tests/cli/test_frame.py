@@ -12,7 +12,7 @@ import pytest
 
 import holdfast as package
 from holdfast import errors
-from holdfast.cli import gather
+from holdfast.cli.frame import gather
 from holdfast.errors import HoldfastError, UsageError
 from tests.cli.running import ROOT, command, environment, holdfast
 

@@ -110,6 +110,23 @@ def test_wal_has_a_short_form_and_a_default() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "wanted"),
+    [("500 MB", 500 * 10**6), ("16 GB", 16 * 10**9), ("1.5GiB", 3 * 2**29), ("2 tb", 2 * 10**12), ("1 B", 1)],
+)
+def test_how_much_wal_may_wait_on_the_server(written: str, wanted: int) -> None:
+    source = parse_configuration(POSTGRES + f'wal = {{ retain = "{written}", synchronous = true }}', FOLDER).source["t"]
+    assert isinstance(source, PostgresSource)
+    assert source.wal.retain == wanted
+    assert source.wal.synchronous
+
+
+@pytest.mark.parametrize("written", ['"16"', "16", '"0 GB"', '"many"', '"-1 GB"', '"1 GBB"'])
+def test_a_size_that_is_none_is_refused(written: str) -> None:
+    with pytest.raises(ConfigError, match="retain must be a size"):
+        parse_configuration(POSTGRES + f"wal = {{ retain = {written} }}", FOLDER)
+
+
+@pytest.mark.parametrize(
     ("url", "expected"),
     [
         ("file:repository", "file:///etc/holdfast/repository"),

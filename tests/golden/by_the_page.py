@@ -12,6 +12,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgpack
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KINDS = {
     "data": 1, "meta": 2, "index": 3, "snapshots": 4, "damage": 5, "marks": 6, "leases": 7, "removed": 8, "writers": 9,
-    "keyring": 10,
+    "keyring": 10, "wal": 11, "tails": 12, "walfiles": 13, "streams": 14, "spans": 15,
 }  # fmt: skip
 DIRECTORY = 2**32 - 1
 UNKNOWN = 65_535
@@ -119,6 +120,24 @@ def framed(data: bytes) -> bytes:
     return unpacked(data[4:], int.from_bytes(data[:4], "big"))
 
 
+def stream_name(id_key: bytes, source: str, system_identifier: int) -> str:
+    key = blake3(b"holdfast wal names", key=id_key).digest()
+    return blake3(system_identifier.to_bytes(8, "big") + source.encode(), key=key).digest(16).hex()
+
+
+def wal_digest(id_key: bytes, content: bytes) -> bytes:
+    return blake3(content, key=blake3(b"holdfast wal", key=id_key).digest()).digest()
+
+
+def wal_mark(id_key: bytes, info: Mapping[str, Any]) -> str:
+    """The last part of a piece's name."""
+    if info["start"] < info["stop"]:
+        return str(info["after"][:32])
+    clock = (datetime.fromisoformat(info["clock"]) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    key = blake3(b"holdfast wal names", key=id_key).digest()
+    return blake3(bytes.fromhex(info["after"]) + clock.to_bytes(8, "big", signed=True), key=key).digest(16).hex()
+
+
 def split_node(content: bytes) -> tuple[bytes, bytes]:
     """What a node or leaf is named by, and its hints."""
     end = 4 + int.from_bytes(content[:4], "big")
@@ -189,8 +208,11 @@ class Reader:
         found = {opened for name in objects if name.startswith("keys/") and (opened := unwrap(objects[name], secret))}
         ((self.master, self.id_key),) = found
 
-    def unseal(self, name: str, sealed: bytes, n: int = 0, *, last: bool = True) -> bytes:
-        kind, raw = KINDS[name.partition("/")[0]], bytes.fromhex(name.rpartition("/")[2])
+    def unseal(
+        self, name: str, sealed: bytes, n: int = 0, *, last: bool = True, object_id: bytes | None = None
+    ) -> bytes:
+        """``object_id``: of an object that is not named by it."""
+        kind, raw = KINDS[name.partition("/")[0]], object_id or bytes.fromhex(name.rpartition("/")[2])
         authenticated = b"\x01" + self.repository + self.key + bytes([kind]) + raw + struct.pack(">Q?", n, last)
         key = derive(self.master, raw, b"holdfast object")
         return AESGCM(key).decrypt(n.to_bytes(12, "big"), sealed, authenticated)
@@ -204,6 +226,35 @@ class Reader:
 
     def names(self, prefix: str) -> list[str]:
         return sorted(name for name in self._objects if name.startswith(prefix))
+
+    def two_parts(self, name: str) -> tuple[dict[str, Any], bytes]:
+        """Of an object of WAL: what it says of itself, and its bytes."""
+        data = self._objects[name]
+        raw = data[16:48]
+        assert data[:16] == b"HOLDFAST" + bytes([1, KINDS[name.partition("/")[0]]]) + bytes(6)
+        end = 52 + int.from_bytes(data[48:52], "big")
+        info = json.loads(framed(self.unseal(name, data[52:end], 0, last=False, object_id=raw)))
+        assert info["name"] == name
+        stored = self.unseal(name, data[end:], 1, object_id=raw)
+        size = info["size"] if "size" in info else info["stop"] - info["start"]
+        return info, unpacked(stored, size)
+
+    def segment(self, stream: str, timeline: int, number: int) -> bytes:
+        """The longest chain of pieces."""
+        place = f"{stream}/{timeline:08x}/{number >> 8:014x}/{number:016x}-"
+        pieces = [self.two_parts(name) for name in [*self.names("wal/" + place), *self.names("tails/" + place)]]
+        for info, _content in pieces:
+            folder = "wal/" if info["name"].startswith("wal/") else "tails/"
+            assert (
+                info["name"] == f"{folder}{place}{info['start']:08x}-{info['stop']:08x}-{wal_mark(self.id_key, info)}"
+            )
+        joined = [b""]
+        for info, content in sorted(pieces, key=lambda piece: (piece[0]["start"], piece[0]["stop"])):
+            before = next((one for one in joined if wal_digest(self.id_key, one).hex() == info["before"]), None)
+            if before is not None and len(before) == info["start"]:
+                joined.append(before + content)
+                assert wal_digest(self.id_key, joined[-1]).hex() == info["after"]
+        return max(joined, key=len)
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Those that were not removed, by id."""

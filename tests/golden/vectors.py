@@ -16,6 +16,7 @@ from unittest.mock import patch
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from holdfast.clock import SystemClock
 from holdfast.entry import Entry, EntryKind
 from holdfast.repository import keys as keys_module
 from holdfast.repository.compression import decompress
@@ -27,13 +28,22 @@ from holdfast.repository.keyring import Change, encode_change
 from holdfast.repository.keys import Keys, Origin, SecretKind, wrap
 from holdfast.repository.leases import Renewal, encode_renewal
 from holdfast.repository.marks import encode_mark
-from holdfast.repository.objects import Kind, ObjectRef
+from holdfast.repository.objects import Kind, ObjectRef, StreamRef
 from holdfast.repository.packing import Directory, Location, PackBuilder, Part, padded_size
 from holdfast.repository.removal import Removal, encode_removals
+from holdfast.repository.repository import Repository
 from holdfast.repository.sealing import MasterKey, ObjectCipher, seal_object
 from holdfast.repository.snapshots import Snapshot, Totals, encode_snapshot
 from holdfast.repository.trees import Row, StoredEntry, encode_entry, store_content
 from holdfast.repository.versions import encode_writer
+from holdfast.repository.wal.envelope import open_info
+from holdfast.repository.wal.files import name_file, seal_file
+from holdfast.repository.wal.held import Begin
+from holdfast.repository.wal.looking import held_piece
+from holdfast.repository.wal.pieces import Piece, Running, Stream, name_stream, seal_piece
+from holdfast.repository.wal.spans import Span, encode_spans
+from holdfast.repository.wal.streams import encode_begin
+from holdfast.store.memory import MemoryStore
 from tests.golden.make import WARNING, write
 from tests.golden.whole import chance
 
@@ -78,9 +88,81 @@ def vectors() -> Vector:
         "writers": _sealed(Kind.WRITERS, 9, encode_writer("0.1.0")),
         "keyring": _sealed(Kind.KEYRING, 10, encode_change(CHANGE)),
         "damage": _sealed(Kind.DAMAGE, 5, encode_damage([(builder.ref, 1)])),
+        "wal": _wal(),
     }
 
 
+def _wal() -> Vector:
+    """A stretch of a segment, a sign of the clock behind it, a whole segment, a file, a beginning, a summary."""
+    with chance("wal"):
+        repository = Repository(MemoryStore(clock=SystemClock()), KEYS, clock=SystemClock())
+        content, whole = b"bytes of a segment\n", b"0123456789abcdef" * 2**16
+        tail = _piece(content, start=6, stop=19)
+        clock = _piece(content, start=19, stop=19)
+        made = [seal_piece(repository, piece, content[piece.start :], tail=True) for piece in (tail, clock)]
+        segment = _piece(whole, start=0, stop=len(whole))
+        made.append(seal_piece(repository, segment, whole, tail=False))
+        file = name_file(repository, STREAM, "00000002.history", HISTORY)
+        made.append((file.name, seal_file(repository, STREAM, file, HISTORY)))
+    name = name_stream(KEYS.ids, STREAM)
+    held = held_piece(made[2][0], segment)
+    span = Span(timeline=1, span=2, segment_size=2**20, pieces=((513, held),))
+    return {
+        "source": STREAM.source,
+        "system_identifier": str(STREAM.system_identifier),
+        "stream": name,
+        "begins_with": content.hex(),
+        "pieces": [_object(repository, *one) for one in made[:3]],
+        "file": _object(repository, *made[3]) | {"content": HISTORY.hex()},
+        "begin": _of_stream(Kind.STREAM, 14, encode_begin(BEGIN)),
+        "span": _of_stream(Kind.SPAN, 15, encode_spans(name, [span])),
+    }
+
+
+def _piece(content: bytes, *, start: int, stop: int) -> Piece:
+    running = Running(KEYS.ids)
+    running.feed(content[:start])
+    before = running.digest()
+    running.feed(content[start:stop])
+    return Piece(
+        stream=STREAM,
+        timeline=1,
+        number=513,
+        segment_size=2**20,
+        start=start,
+        stop=stop,
+        before=before,
+        after=running.digest(),
+        clock=MOMENT,
+        facts={"any": ["thing", 1, None]},
+    )
+
+
+def _object(repository: Repository, name: str, sealed: bytes) -> Vector:
+    kind = Kind.WAL_FILE if name.startswith(Kind.WAL_FILE.prefix) else Kind.TAIL
+    kind = Kind.WAL if name.startswith(Kind.WAL.prefix) else kind
+    info = open_info(repository.master, kind, name, sealed).info
+    return {"name": name, "info": json.dumps(info, sort_keys=True), "sealed": sealed.hex()}
+
+
+def _of_stream(kind: Kind, number: int, plain: bytes) -> Vector:
+    ref = StreamRef(kind, object_id(number), name_stream(KEYS.ids, STREAM))
+    return {"name": ref.name, "plain": plain.hex(), "sealed": seal_object(KEYS.master, ref, plain).hex()}
+
+
+STREAM = Stream(source="tracker", system_identifier=7_398_214_999_999_999_999)
+HISTORY = b"1\t0/3000060\tno recovery target specified\n"
+BEGIN = Begin(
+    stream=STREAM,
+    segment_size=2**20,
+    timeline=1,
+    lsn=513 * 2**20,
+    when=MOMENT,
+    host="db1",
+    why="gap",
+    after=500 * 2**20 + 19,
+    after_timeline=1,
+)
 RENEWAL = Renewal(lease="0123456789abcdef" * 2, work="backup", host="db1", began=MOMENT)
 REMOVAL = Removal(
     id=object_id(4).hex(), predecessors=(object_id(44).hex(),), when=MOMENT, host="db1", why="expired: 保留 7 天"

@@ -6,7 +6,7 @@ import pytest
 
 from holdfast.clock import SystemClock
 from holdfast.jobs.check import check_repository
-from holdfast.postgres.requirements import Finding, Status
+from holdfast.postgres.finding import Finding, Status
 from holdfast.repository.keys import MadeSecret, SecretKind
 from holdfast.repository.objects import Kind
 from holdfast.repository.opening import create_repository, open_repository

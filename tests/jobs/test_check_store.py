@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from holdfast.jobs.check_store import check_endpoint, policies, store_findings
-from holdfast.postgres.requirements import Finding, Status
+from holdfast.postgres.finding import Finding, Status
 from holdfast.store.ecs import ecs_region
 from holdfast.store.policy import Role
 from holdfast.store.port import Traits

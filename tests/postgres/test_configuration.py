@@ -9,7 +9,8 @@ from holdfast.entry import Entry
 from holdfast.postgres.basebackup import base_backup
 from holdfast.postgres.configuration import Configuration, read_configuration
 from holdfast.postgres.connection import Server, connect
-from holdfast.postgres.requirements import Status, check_server, create_role
+from holdfast.postgres.finding import Status
+from holdfast.postgres.requirements import check_server, create_role
 from tests.postgres.writing import write_readings
 from tests.servers import Cluster, Servers, debian_cluster, every_version, give, run
 

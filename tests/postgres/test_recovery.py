@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ from holdfast.postgres.recovery import (
 SIZE = 1 << 20
 FIRST, SECOND, ABSENT = "000000010000000000000001", "000000010000000000000002", "000000010000000000000003"
 HISTORY = "00000002.history"
+PLANNED = (FIRST, SECOND, HISTORY)
 
 
 @pytest.fixture
@@ -44,40 +47,42 @@ def data(tmp_path: Path) -> Path:
     for name in (FIRST, SECOND):
         (folder / WAL_DIR / name).write_bytes(name[-1:].encode() * SIZE)
     (folder / WAL_DIR / HISTORY).write_text("1\t0/3000000\tno reason\n")
-    (folder / PLAN).write_bytes(render_plan((FIRST, SECOND, HISTORY)))
-    (folder / WRAPPER).write_bytes(render_wrapper(SIZE))
+    (folder / PLAN).write_bytes(render_plan(PLANNED))
+    (folder / WRAPPER).write_bytes(render_wrapper(SIZE, PLANNED))
     return folder
 
 
-def wrapper(data: Path, name: str, goal: str = "pg_wal/RECOVERYXLOG", **environment: str) -> int:
-    """The wrapper's own exit, with an empty environment."""
-    done = subprocess.run(["/bin/sh", WRAPPER, name, goal], cwd=data, env=environment, capture_output=True, check=False)
-    return done.returncode
+SHELLS = [shell for shell in ("/bin/sh", "/bin/dash", "/bin/bash", "/bin/busybox") if Path(shell).exists()]
 
 
-def command(data: Path, name: str) -> int:
+def command(
+    data: Path, name: str, goal: str = "pg_wal/RECOVERYXLOG", *, shell: str = "/bin/sh", **environment: str
+) -> int:
     """The exit of restore_command as PostgreSQL runs it: through ``sh -c``, its placeholders filled in."""
-    line = RESTORE_COMMAND.replace("%f", name).replace("%p", "pg_wal/RECOVERYXLOG")
-    return subprocess.run(["/bin/sh", "-c", line], cwd=data, env={}, capture_output=True, check=False).returncode
+    line = RESTORE_COMMAND.replace("%f", name).replace("%p", goal)
+    done = subprocess.run(
+        ["sh", "-c", line], executable=shell, cwd=data, env=environment, capture_output=True, check=False
+    )
+    return done.returncode
 
 
 def goal(data: Path) -> Path:
     return data / "pg_wal" / "RECOVERYXLOG"
 
 
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("name", [FIRST, SECOND, HISTORY])
-def test_a_planned_file_is_copied_whole(data: Path, name: str) -> None:
-    assert wrapper(data, name) == 0
+def test_a_planned_file_is_copied_whole(data: Path, name: str, shell: str) -> None:
+    assert command(data, name, shell=shell) == 0
     assert goal(data).read_bytes() == (data / WAL_DIR / name).read_bytes()
     assert os.listdir(data / "pg_wal") == ["RECOVERYXLOG"]  # noqa: PTH208
-    goal(data).unlink()
-    assert command(data, name) == 0
+    assert not goal(data).samefile(data / WAL_DIR / name)
 
 
-@pytest.mark.parametrize("name", [ABSENT, "00000003.history", "0000000100000000000000", ".*", FIRST + "0"])
-def test_what_is_not_planned_ends_the_archive(data: Path, name: str) -> None:
-    assert wrapper(data, name) == 64
-    assert command(data, name) == 1
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("name", [ABSENT, "00000003.history", "0000000100000000000000", ".*", "*", FIRST + "0"])
+def test_what_is_not_planned_ends_the_archive(data: Path, name: str, shell: str) -> None:
+    assert command(data, name, shell=shell) == 1
     assert not goal(data).exists()
 
 
@@ -115,58 +120,114 @@ def _empty_plan(data: Path) -> None:
     (data / PLAN).write_bytes(b"")
 
 
-def _plan_cut_short(data: Path) -> None:
-    (data / PLAN).write_text(FIRST + "\n")
+def _plan_is_a_folder(data: Path) -> None:
+    _no_plan(data)
+    (data / PLAN).mkdir()
 
 
-DAMAGES = [_missing, _short, _long, _folder, _goal_not_writable, _no_plan, _empty_plan, _plan_cut_short]
+def _empty_segment(data: Path) -> None:
+    (data / WAL_DIR / SECOND).write_bytes(b"")
 
 
+def _without_all_wal(data: Path) -> None:
+    shutil.rmtree(data / WAL_DIR)
+
+
+DAMAGES = [
+    *(_missing, _short, _long, _folder, _empty_segment, _without_all_wal, _goal_not_writable),
+    *(_no_plan, _empty_plan, _plan_is_a_folder),
+]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_planned_file_that_cannot_be_had_whole_aborts(data: Path, damage: object) -> None:
-    assert callable(damage)
+def test_a_planned_file_that_cannot_be_had_whole_aborts(data: Path, damage: Callable[[Path], None], shell: str) -> None:
     damage(data)
-    assert wrapper(data, SECOND) == 126
-    assert command(data, SECOND) == 126
+    assert command(data, SECOND, shell=shell) == 126
     assert not goal(data).exists()
     assert not goal(data).with_suffix(".partial").exists()
 
 
-def test_an_empty_history_file_aborts(data: Path) -> None:
+@pytest.mark.parametrize("name", [SECOND, HISTORY])
+def test_a_planned_file_that_cannot_be_read_aborts(data: Path, name: str) -> None:
+    (data / WAL_DIR / name).unlink()
+    (data / WAL_DIR / name).symlink_to("/proc/self/mem")  # there, open to its owner, and every read of it fails
+    assert command(data, name) == 126
+
+
+def test_a_history_file_that_is_empty_or_missing_aborts(data: Path) -> None:
     (data / WAL_DIR / HISTORY).write_bytes(b"")
+    assert command(data, HISTORY) == 126
+    (data / WAL_DIR / HISTORY).unlink()
     assert command(data, HISTORY) == 126
 
 
-def test_a_wrapper_that_is_gone_aborts_whatever_was_asked_for(data: Path) -> None:
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_wrapper_that_is_gone_aborts_whatever_was_asked_for(data: Path, shell: str) -> None:
     (data / WRAPPER).unlink()
-    assert command(data, FIRST) == command(data, ABSENT) == 126
+    assert command(data, FIRST, shell=shell) == command(data, ABSENT, shell=shell) == 126
 
 
-def test_a_wrapper_cut_short_anywhere_never_ends_the_archive(data: Path) -> None:
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_wrapper_cut_short_anywhere_never_ends_the_archive(data: Path, shell: str) -> None:
     whole = (data / WRAPPER).read_bytes()
-    complete = whole.rindex(b'copy %d "$@"' % SIZE) + len(b'copy %d "$@"' % SIZE)
-    for end in [*range(0, complete, 7), complete - 1]:
+    complete = len(whole.rstrip())
+    for end in [*range(0, complete, 31), *range(complete - 14, complete)]:
         (data / WRAPPER).write_bytes(whole[:end])
-        assert command(data, FIRST) == 126, whole[:end].decode()[-40:]
+        codes = {command(data, name, shell=shell, answer="not-planned", planned="\nend\n") for name in (FIRST, ABSENT)}
+        assert codes == {126}, whole[:end].decode()[-40:]
     (data / WRAPPER).write_bytes(whole[:complete])
-    assert command(data, FIRST) == 0
+    assert command(data, FIRST, shell=shell) == 0
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_plan_cut_short_or_changed_anywhere_never_ends_the_archive(data: Path, shell: str) -> None:
+    whole = (data / PLAN).read_bytes()
+    complete = len(whole.rstrip())
+    for end in range(0, complete, 3):
+        (data / PLAN).write_bytes(whole[:end])
+        assert command(data, SECOND, shell=shell) == command(data, ABSENT, shell=shell) == 126, whole[:end]
+    for changed in (bytes(len(whole)), whole.replace(SECOND.encode(), bytes(24)), whole.replace(SECOND.encode(), b"")):
+        (data / PLAN).write_bytes(changed)
+        assert command(data, SECOND, shell=shell) == 126
+    (data / PLAN).write_bytes(whole[:complete])
+    assert command(data, ABSENT, shell=shell) == 1
+
+
+def test_whatever_ends_the_shell_on_the_way_aborts(data: Path) -> None:
+    whole = (data / WRAPPER).read_text()
+    ends = ("exit 0", "exit 1", "exit 64", "return 1", "false || exit", "$(", "no_such_program; exit", "kill -9 $$")
+    for line in ends:
+        (data / WRAPPER).write_text(f"{line}\n{whole}" if line != "return 1" else line)
+        assert command(data, FIRST) not in range(126), line
 
 
 def test_programs_that_are_missing_abort(data: Path) -> None:
-    bare = re.sub(rb"^PATH=.*$", b"PATH=/nowhere", render_wrapper(SIZE), flags=re.MULTILINE)
-    (data / WRAPPER).write_bytes(bare)
-    assert wrapper(data, FIRST) == wrapper(data, ABSENT) == 126
+    script = (data / WRAPPER).read_bytes()
+    (data / WRAPPER).write_bytes(re.sub(rb"^PATH=.*$", b"PATH=/nowhere", script, flags=re.MULTILINE))
+    assert command(data, FIRST) == 126
 
 
 def test_arguments_that_are_missing_abort(data: Path) -> None:
-    assert wrapper(data, "") == wrapper(data, FIRST, "") == 126
+    assert command(data, "") == command(data, FIRST, "") == 126
 
 
 def test_a_full_disk_aborts(data: Path) -> None:
-    limited = f"ulimit -f 512; exec /bin/sh {WRAPPER} {FIRST} pg_wal/RECOVERYXLOG"  # half a segment in 1 KiB or 512 B
+    line = RESTORE_COMMAND.replace("%f", FIRST).replace("%p", "pg_wal/RECOVERYXLOG")
+    limited = f"ulimit -f 512; {line}"  # half a segment in 1 KiB or 512 B
     done = subprocess.run(["/bin/sh", "-c", limited], cwd=data, env={}, capture_output=True, check=False)
     assert done.returncode == 126, done
     assert not goal(data).exists()
+
+
+def test_ten_thousand_planned_segments_are_no_burden(data: Path) -> None:
+    names = tuple(f"000000010000{number:012X}" for number in range(10_000))
+    (data / PLAN).write_bytes(render_plan(names))
+    (data / WRAPPER).write_bytes(render_wrapper(SIZE, names))
+    (data / WAL_DIR / names[-1]).write_bytes(bytes(SIZE))
+    assert command(data, names[-1]) == 0
+    assert command(data, names[0]) == 126
+    assert command(data, "000000020000000000000000") == 1
 
 
 def test_the_setting_survives_the_configuration_file_and_the_shell() -> None:
@@ -209,7 +270,7 @@ def test_one_target_is_set_and_every_other_blank(target: Target) -> None:
 def test_a_restored_folder_gets_all_files_and_never_keeps_a_tablespace_map() -> None:
     plain = recovery_files(Recovery(planned=(FIRST,), wal_segment_size=SIZE))
     assert plain["recovery.signal"] == plain["tablespace_map"] == b""
-    assert plain[PLAN] == FIRST.encode() + b"\nend\n"
+    assert plain[PLAN] == b"planned='\n" + FIRST.encode() + b"\nend\n'\n"
     moved = recovery_files(Recovery(planned=(FIRST,), wal_segment_size=SIZE, tablespaces={16385: "/a b\n表", 9: "/c"}))
     assert parse_tablespace_map(moved["tablespace_map"]) == (
         TablespaceLink(oid=9, location="/c"),

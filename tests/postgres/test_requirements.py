@@ -6,7 +6,8 @@ import pytest
 
 from holdfast.errors import PermissionRefused
 from holdfast.postgres.connection import connect
-from holdfast.postgres.requirements import Finding, Status, check_server, create_role, hba_lines, role_sql
+from holdfast.postgres.finding import Finding, Status
+from holdfast.postgres.requirements import check_server, create_role, hba_lines, role_sql
 from tests.servers import Cluster, Servers, every_version
 
 ROLE = "Holdfast 备份"

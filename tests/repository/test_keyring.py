@@ -95,7 +95,11 @@ def problems(repository: Repository, then: dict[str, str]) -> list[tuple[str, st
     return [(problem.name, problem.what) for problem in key_problems(repository, [then])]
 
 
-@pytest.mark.parametrize("secret", [OTHER, MadeSecret.new(SecretKind.RECOVERY), CHOSEN, "期权交易二号"])
+@pytest.mark.parametrize(
+    "secret",
+    [OTHER, MadeSecret.new(SecretKind.RECOVERY), CHOSEN, "期权交易二号"],
+    ids=["made", "recovery", "chosen", "wide"],
+)
 def test_an_added_secret_opens_the_same_repository(secret: str) -> None:
     repository = made()
     key = add_key(repository, secret, ORIGIN)

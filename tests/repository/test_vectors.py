@@ -13,13 +13,14 @@ import pytest
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from holdfast.clock import SystemClock
 from holdfast.entry import Entry, EntryKind
 from holdfast.repository.damage import decode_damage, encode_damage
 from holdfast.repository.hints import Places, attach, decode_hints, detach, encode_hints
 from holdfast.repository.ids import ChunkId, IdKey
 from holdfast.repository.index import decode_index
 from holdfast.repository.keyring import decode_change, encode_change
-from holdfast.repository.keys import read_header, unwrap
+from holdfast.repository.keys import Keys, read_header, unwrap
 from holdfast.repository.leases import decode_renewal, encode_renewal
 from holdfast.repository.marks import decode_mark, encode_mark
 from holdfast.repository.objects import ObjectRef, parse_name
@@ -34,12 +35,19 @@ from holdfast.repository.packing import (
     read_part,
 )
 from holdfast.repository.removal import decode_removals, encode_removals
+from holdfast.repository.repository import Repository
 from holdfast.repository.sealing import MasterKey, ObjectCipher, seal_object, unseal_object
 from holdfast.repository.snapshots import decode_snapshot
 from holdfast.repository.trees import decode_leaf, encode_entry, ends_leaf
 from holdfast.repository.versions import decode_writer, encode_writer
+from holdfast.repository.wal.pieces import Stream, name_stream, open_piece
+from holdfast.repository.wal.reading import WalReader
+from holdfast.repository.wal.spans import decode_spans
+from holdfast.repository.wal.streams import decode_begin, encode_begin
+from holdfast.store.memory import MemoryStore
 from tests.golden import by_the_page, vectors
 from tests.golden.fixtures import FOLDERS, golden
+from tests.repository.wal.making import STREAM, Streamer
 
 PAGE = Path(__file__).parents[2] / "docs/format"
 VECTORS: Mapping[str, Any] = json.loads((PAGE / "vectors.json").read_text(encoding="ascii"))
@@ -216,6 +224,68 @@ def test_the_page_alone_reads_the_vectors() -> None:
     assert shown == VECTORS["node"]["places"]
     entries = [entry[0].decode() for entry, _rows in by_the_page.leaf_entries(raw(VECTORS["leaf"]["content"]))]
     assert entries == [entry["path"] for entry in VECTORS["leaf"]["entries"]]
+
+
+def test_wal() -> None:
+    one = VECTORS["wal"]
+    stream = Stream(source=one["source"], system_identifier=int(one["system_identifier"]))
+    assert stream == vectors.STREAM
+    assert name_stream(IDS, stream) == one["stream"] == by_the_page.stream_name(raw(KEYS["id_key"]), *vars_of(stream))
+    store = MemoryStore(clock=SystemClock())
+    repository = Repository(store, Keys(MASTER, raw(KEYS["id_key"])), clock=SystemClock())
+    for told in (*one["pieces"], one["file"], one["begin"], one["span"]):
+        store.put(told["name"], raw(told["sealed"]))
+    assert decode_begin(raw(one["begin"]["plain"])) == vectors.BEGIN
+    assert encode_begin(vectors.BEGIN) == raw(one["begin"]["plain"])
+    (span,) = decode_spans(IDS, one["stream"], raw(one["span"]["plain"]))
+    assert [piece.name for _number, piece in span.pieces] == [one["pieces"][2]["name"]]
+    begins_with, history = raw(one["begins_with"]), raw(one["file"]["content"])
+    tail, clock, whole = (open_piece(repository, told["name"], raw(told["sealed"])) for told in one["pieces"])
+    assert (tail[1], clock[1]) == (begins_with[6:19], b"")
+    assert tail[0].clock == vectors.MOMENT
+    assert whole[0].is_segment
+    held = WalReader(repository).held(stream)
+    assert held.histories == {2: history}
+    assert [(segment.number, segment.stop) for segment in held.segments] == [(513, 2**20)]
+    assert b"".join(WalReader(repository).content(stream, held.segments[0])) == whole[1]
+    by_page = reader_of({told["name"]: raw(told["sealed"]) for told in (*one["pieces"], one["file"], one["span"])})
+    assert by_page.segment(one["stream"], 1, 513) == whole[1]
+    assert by_page.two_parts(one["file"]["name"])[1] == history
+    for told in one["pieces"]:
+        info, content = by_page.two_parts(told["name"])
+        assert {**json.loads(told["info"]), "name": told["name"]} == info
+        assert by_the_page.wal_mark(raw(KEYS["id_key"]), info) == told["name"][-32:]
+        assert len(content) == info["stop"] - info["start"]
+    assert json.loads(by_the_page.framed(by_page.plain(one["span"]["name"])))["stream"] == one["stream"]
+
+
+def test_the_page_alone_reads_wal_as_it_is_written() -> None:
+    """Tails that overlap, cut as two receivers would; a segment of two pieces."""
+    store = MemoryStore(clock=SystemClock())
+    repository = Repository(store, Keys(MASTER, raw(KEYS["id_key"])), clock=SystemClock())
+    small, large = Streamer(repository), Streamer(repository, size=128 * 2**20, timeline=2)
+    for start, stop in ((0, 100), (100, 300), (0, 250), (0, 300), (300, 500), (500, 500), (900, 950)):
+        small.tail(258, start, stop, seconds=stop)
+    large.whole(1)
+    large.writer.put_file("000000020000000000000003.partial", b"partial")
+    by_page = reader_of({listed.name: store.get(listed.name) for listed in store.list("")})
+    name = by_the_page.stream_name(raw(KEYS["id_key"]), *vars_of(STREAM))
+    assert by_page.segment(name, 1, 258) == small.content(258)[:500]
+    assert by_page.segment(name, 2, 1) == large.content(1)
+    (file,) = by_page.names("walfiles/")
+    info, content = by_page.two_parts(file)
+    assert content == b"partial"
+    assert file == f"walfiles/{name}/{info['file'].lower()}/{info['digest'][:32]}"
+
+
+def vars_of(stream: Stream) -> tuple[str, int]:
+    return stream.source, stream.system_identifier
+
+
+def reader_of(objects: Mapping[str, bytes]) -> by_the_page.Reader:
+    key = VECTORS["key_objects"][0]
+    everything = {**objects, "keys/" + "0" * 32: key["key_object"].encode()}
+    return by_the_page.Reader(everything, key["secret"], repository=KEYS["repository"], key=KEYS["key"])
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +20,7 @@ from holdfast.messages import _
 if TYPE_CHECKING:
     from holdfast.cli.output import Output
     from holdfast.config import Configuration
-    from holdfast.postgres.requirements import Finding
+    from holdfast.postgres.finding import Finding
     from holdfast.wiring import Wiring
 
 _MARKS = {"ok": "✓", "warning": "!", "failed": "✗"}
@@ -62,11 +62,11 @@ def check(
         _print_policies(session.output, wiring.configuration)
         return
     checked = [_configuration(wiring.configuration)]
-    directories: list[Path] = []
+    directories: dict[str, Path] = {}
     for name in wiring.configuration.source:
         found, directory = _source(wiring, name)
         checked.append(found)
-        directories += [directory] if directory else []
+        directories |= {name: directory} if directory else {}
     checked += [_repository(wiring, name, directories) for name in wiring.configuration.repository]
     code = _worst([code for one in checked for code in one.codes])
     session.output.result(_document(checked, code), lambda: _show(session.output, checked, code))
@@ -79,7 +79,7 @@ def _worst(codes: Sequence[int]) -> int:
 
 
 def _configuration(configuration: Configuration) -> _Checked:
-    from holdfast.postgres.requirements import Finding, Status
+    from holdfast.postgres.finding import Finding, Status
 
     path = configuration.path
     found = [Finding(name="file", status=Status.OK, what=_("{path} can be read").format(path=path))]
@@ -113,31 +113,45 @@ def _configuration(configuration: Configuration) -> _Checked:
 
 
 def _source(wiring: Wiring, name: str) -> tuple[_Checked, Path | None]:
-    from holdfast.jobs.check import check_source
-    from holdfast.postgres.requirements import Finding, Status
+    from holdfast.jobs.check import check_source, wanted_wal
+    from holdfast.postgres.finding import Finding, Status
 
     about = _("source {name}").format(name=name)
     source = wiring.configuration.source[name]
     if source.type != "postgres":
         what = _("a folder, which this version does not back up yet")
         return _Checked(about=about, findings=[Finding(name="type", status=Status.WARNING, what=what)]), None
-    seen = check_source(source.connection, [source.bin] if source.bin else [])
+    wal = wanted_wal(wiring.wal(name)) if wiring.configuration.repository else None
+    seen = check_source(source.connection, [source.bin] if source.bin else [], wal)
     return _Checked(about=about, findings=seen.findings, unreachable=seen.unreachable), seen.data_directory
 
 
-def _repository(wiring: Wiring, name: str, data_directories: Sequence[Path]) -> _Checked:
+def _repository(wiring: Wiring, name: str, data_directories: Mapping[str, Path]) -> _Checked:
+    """``data_directories``: by source, of those on this machine."""
     from holdfast.jobs.check import check_disk, check_repository, failed
     from holdfast.jobs.check_store import check_endpoint
 
     about = _("repository {name}").format(name=name)
     configured = wiring.configuration.repository[name]
-    disk = check_disk(configured.url, data_directories)
+    wal_only = [
+        directory for source, directory in data_directories.items() if _is_only(wiring, name, source, directory)
+    ]
+    disk = check_disk(configured.url, list(data_directories.values()), wal_only)
     try:
         repository = wiring.repository(name)
     except HoldfastError as error:
         return _Checked(about=about, findings=[failed("opens", error)], unreachable=isinstance(error, NotReachable))
     near = check_endpoint(configured.url, configured.endpoint or "")
     return _Checked(about=about, findings=[*check_repository(repository), *disk, *near])
+
+
+def _is_only(wiring: Wiring, name: str, source: str, directory: Path) -> bool:
+    """Whether WAL of ``source`` goes to the repository ``name``, and to none that is on another disk."""
+    from holdfast.jobs.check import shares_disk
+
+    wal = wiring.wal(source)
+    urls = [wiring.configuration.repository[place].url for place in wal.to if place in wiring.configuration.repository]
+    return wal.via != "off" and name in wal.to and all(shares_disk(url, directory) for url in urls)
 
 
 def _print_policies(output: Output, configuration: Configuration) -> None:

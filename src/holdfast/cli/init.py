@@ -153,6 +153,8 @@ def _begin(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
     had_password_file = (folder / PASSWORD_FILE).exists()
     server = prepare(wanted.connection, folder=folder, admin=wanted.admin)
     made.statements = server.statements
+    if wanted.admin is not None:
+        made.statements += _limit_slots(session, wiring, wanted, confirm=confirm)
     if not had_password_file and (folder / PASSWORD_FILE).exists():
         made.secret_files.append(folder / PASSWORD_FILE)
     if recovery:
@@ -196,6 +198,7 @@ def _go_on(session: Session, wanted: Wanted, made: Made, *, recovery: bool, conf
     passphrases = _passphrases(configuration, names)
     if wanted.admin is not None:
         made.statements = _create_roles(wanted.admin, connections)
+        made.statements += _limit_slots(session, wiring, wanted, confirm=confirm)
     if names and recovery:
         made.recovery_key = offer_recovery_key(session, confirm=confirm)
     _write_passphrases(made, passphrases)
@@ -233,6 +236,17 @@ def _create_roles(admin: str, connections: list[str]) -> tuple[str, ...]:
 
     roles = {str(read_connection_string(connection).get("user") or "holdfast") for connection in connections}
     return tuple(statement for role in sorted(roles) for statement in create_role(admin, role, None))
+
+
+def _limit_slots(session: Session, wiring: Wiring, wanted: Wanted, *, confirm: bool) -> tuple[str, ...]:
+    """For what streams: a slot of ours must never fill the disk of the server that it protects."""
+    from holdfast.cli.server_access import offer_slot_limit
+
+    assert wanted.admin is not None
+    sources = wiring.configuration.source.items()
+    names = [name for name, source in sources if source.type == "postgres" and wanted.source in (None, name)]
+    retained = [wal.retain for wal in map(wiring.wal, names) if wal.via == "stream"]
+    return offer_slot_limit(session, wanted.admin, sum(retained), confirm=confirm) if retained else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""``holdfast restore``: a snapshot into an empty folder, and started there if wanted.
+"""``holdfast restore``: any moment, or a snapshot, into an empty folder, and started there if wanted.
 
 The plan is shown before anything is touched. Nothing is asked: an empty folder cannot be harmed.
 """
@@ -27,9 +27,11 @@ from holdfast.cli.access import (
     once,
 )
 from holdfast.cli.app import App
+from holdfast.cli.restore_planned import Planned, plan_moment, wanted_moment
 from holdfast.cli.restore_shown import (
     plan_document,
     rate,
+    restored_document,
     show_done,
     show_how_to_start,
     show_plan,
@@ -37,7 +39,7 @@ from holdfast.cli.restore_shown import (
     started_document,
 )
 from holdfast.cli.session import Session
-from holdfast.cli.snapshots import choose, missing_document, told, unreadable_document, warn_of_unreadable
+from holdfast.cli.snapshots import missing_document, unreadable_document, warn_of_unreadable
 from holdfast.errors import DONE_WITH_WARNINGS, HoldfastError, Interrupted, UsageError
 from holdfast.messages import _
 
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     from holdfast.clock import SystemClock
     from holdfast.jobs.restore_plan import RestorePlan
     from holdfast.jobs.start import Started, StartPlan
-    from holdfast.repository.repository import Records
-    from holdfast.repository.snapshots import Snapshot
     from holdfast.wiring import Wiring
 
 START_GRACE_SECONDS = 30.0
@@ -73,8 +73,22 @@ def restore(
         typer.Option("--to", metavar="DIR", parser=_folder, help=_("An empty folder, or one that is not there yet.")),
     ],
     at: Annotated[
-        str, typer.Option("--at", metavar="TARGET", help=_("snapshot:LABEL or snapshot:ID."))
-    ] = "snapshot:latest",
+        str,
+        typer.Option(
+            "--at",
+            metavar="TARGET",
+            help=_(
+                "The moment: latest, a time (14:03, 2026-11-22 14:03:22, 10 minutes ago), lsn:0/3000060, xid:1234, "
+                "name:RESTORE_POINT, snapshot:LABEL, snapshot:latest."
+            ),
+        ),
+    ] = "latest",
+    exclusive: Annotated[
+        bool, typer.Option("--exclusive", help=_("Leave out what lies exactly at the moment."))
+    ] = False,
+    timeline: Annotated[
+        str, typer.Option("--timeline", metavar="N", help=_("latest, current (the snapshot's own) or a number."))
+    ] = "latest",
     tablespace: Annotated[
         list[str] | None,
         typer.Option("--tablespace", metavar="NAME=DIR", help=_("Where a tablespace goes: name, OID or old folder.")),
@@ -102,9 +116,7 @@ def restore(
     from holdfast.repository.reader import SnapshotReader
 
     session = Session.of(ctx)
-    wanted = snapshot_wanted(at)
-    mapping = once("--tablespace", map(_tablespace, tablespace or ()))
-    opened = Access(
+    access = Access(
         name=repository,
         url=from_url,
         id=repository_id,
@@ -112,35 +124,36 @@ def restore(
         options=option or (),
         passphrase_file=passphrase_file,
         recovery_key_file=recovery_key_file,
-    ).open(session)
-    records = opened.repository.records()
-    snapshot = told(session.output, records, lambda: choose_snapshot(records, source, wanted))
-    reader = SnapshotReader(opened.repository)
-    plan = plan_restore(snapshot, reader, to, tablespaces=mapping, owner=owner)
+    )
+    clock = _clock()
+    wanted = wanted_moment(session, access, at, exclusive=exclusive, timeline=timeline, now=clock.now())
+    mapping = once("--tablespace", map(_tablespace, tablespace or ()))
+    planned = plan_moment(session, access, source, wanted)
+    reader = SnapshotReader(planned.opened.repository)
+    plan = plan_restore(
+        planned.recovery.known.snapshot,
+        reader,
+        to,
+        tablespaces=mapping,
+        owner=owner,
+        recovery=planned.recovery,
+        timelines=planned.taken,
+    )
     if binaries is not None:
         _refuse_other_programs(binaries, plan.facts.server_version_num // 10000)
-    folders = [folder for folder in (binaries, _configured_bin(opened.wiring, snapshot.source)) if folder]
+    folders = [folder for folder in (binaries, _configured_bin(planned.opened.wiring, plan.snapshot.source)) if folder]
     start_plan = plan_start(plan, folders) if start else None
-    show_plan(session, plan, start_plan, opened)
-    document: dict[str, object] = {
-        "plan": plan_document(plan),
-        "repository": opened.repository.url,
-        "repository_id": opened.repository.id,
-        "repository_key": opened.repository.key_id,
-        "restored": not dry_run,
-        "unreadable": unreadable_document(records),
-        "missing": missing_document(records),
-    }
+    show_plan(session, plan, start_plan, planned)
+    document = _document(plan, planned) | {"restored": not dry_run}
     if dry_run:
         session.output.result(document, lambda: session.output.line(_("Nothing was touched.")))
         return
-    clock = _clock()
     began = clock.monotonic()
     with interruption.last_words(unfinished(plan)), session.progress() as progress:
-        carry_out(plan, reader, progress=progress, host=socket.gethostname())
+        restored = carry_out(plan, reader, inputs=planned.inputs, progress=progress, host=socket.gethostname())
     took = timedelta(seconds=clock.monotonic() - began)
-    document |= {"took": took, "bytes_per_second": rate(plan, took)}
-    show_done(session, plan, took)
+    document |= {"took": took, "bytes_per_second": rate(plan, took), **restored_document(restored)}
+    show_done(session, plan, took, restored)
     command = _start_command(plan, folders)
     document["start_command"] = command
     if start_plan is None:
@@ -149,48 +162,26 @@ def restore(
         started = _start(session, plan, start_plan)
         document["started"] = started_document(started)
         session.output.result(document, lambda: show_started(session, plan, started, command))
-    if records.missing and wanted == "latest":  # said at the beginning, too, and long scrolled away
-        warn_of_unreadable(session.output, records)
+    if planned.is_in_doubt:  # said at the beginning, too, and long scrolled away
+        warn_of_unreadable(session.output, planned.records)
         raise typer.Exit(DONE_WITH_WARNINGS)
+
+
+def _document(plan: RestorePlan, planned: Planned) -> dict[str, object]:
+    opened, records = planned.opened, planned.records
+    return {
+        "plan": plan_document(plan, planned),
+        "repository": opened.repository.url,
+        "repository_id": opened.repository.id,
+        "repository_key": opened.repository.key_id,
+        "unreadable": unreadable_document(records),
+        "missing": missing_document(records),
+    }
 
 
 def _configured_bin(wiring: Wiring | None, name: str) -> Path | None:
     source = wiring.configuration.source.get(name) if wiring else None
     return source.bin if source is not None and source.type == "postgres" else None
-
-
-def snapshot_wanted(at: str) -> str:
-    """The snapshot that a TARGET names: ``latest``, a label, an id. Pure.
-
-    Raises ``UsageError`` for the targets that need continuous WAL.
-    """
-    if at in ("latest", "snapshot:latest"):
-        return "latest"
-    if at.startswith("snapshot:") and at != "snapshot:":
-        return at.removeprefix("snapshot:")
-    raise UsageError(
-        _("cannot recover to {target}: this version recovers to snapshots").format(target=at),
-        hint=_(
-            "Write --at snapshot:LABEL or snapshot:ID, as `holdfast list` shows them; "
-            "times, LSNs, transactions and restore points come with continuous WAL."
-        ),
-    )
-
-
-def choose_snapshot(records: Records, source: str | None, wanted: str) -> Snapshot:
-    """Pure. Raises ``UsageError`` where it is not clear which is meant, and ``Damaged`` as ``choose`` does."""
-    sources = sorted({snapshot.source for snapshot in records.snapshots})
-    if source is None and wanted == "latest" and len(sources) > 1:
-        raise UsageError(
-            _("which source? the repository holds {names}").format(names=", ".join(sources)),
-            hint=_("Name it: holdfast restore {name} --to …").format(name=sources[0]),
-        )
-    if source is not None and sources and source not in sources and not records.problems:
-        raise UsageError(
-            _("the repository holds no snapshot of {name}").format(name=source),
-            hint=_("It holds snapshots of: {names}.").format(names=", ".join(sources)),
-        )
-    return choose(records, wanted, source=source, naming="--at snapshot:ID")
 
 
 def _tablespace(text: str) -> tuple[str, Path]:
@@ -256,7 +247,7 @@ def _start(session: Session, plan: RestorePlan, start_plan: StartPlan) -> Starte
             session.progress() as progress,
         ):
             progress.begin(_("starting PostgreSQL on {path}").format(path=plan.target))
-            return start(plan, start_plan, clock=_clock(), stopped=interruption.requested)
+            return start(plan, start_plan, clock=_clock(), stopped=interruption.requested, progress=progress)
     except KeyboardInterrupt:
         if is_running_on(plan.target):
             raise Interrupted(

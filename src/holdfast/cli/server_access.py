@@ -14,6 +14,7 @@ from holdfast.messages import _
 
 if TYPE_CHECKING:
     from holdfast.cli.output import Output
+    from holdfast.cli.session import Session
 
 ROLE = "holdfast"
 PASSWORD_FILE = "pgpass"  # noqa: S105  a file's name
@@ -62,6 +63,25 @@ def prepare(connection: str, *, folder: Path, admin: str | None) -> ServerAccess
         words["passfile"] = str(file)
         changed = True
     return ServerAccess(connection=render(words) if changed else connection, statements=tuple(statements))
+
+
+def offer_slot_limit(session: Session, admin: str, retain: int, *, confirm: bool) -> tuple[str, ...]:
+    """Where slots may fill the server's disk, asks whether to limit them; where nobody is asked, the SQL is told.
+
+    Returns what ran on the server.
+    """
+    from holdfast.cli.asking import ask, may_ask
+    from holdfast.postgres.requirements_wal import lacks_slot_limit, limit_slots, slot_limit_sql
+
+    if not lacks_slot_limit(admin):
+        return ()
+    output, lines = session.output, slot_limit_sql(retain)
+    output.note(_("While Holdfast is away, its slot may fill the server's disk with WAL. This limits it, by a reload:"))
+    for line in lines:
+        output.note(f"  {line}")
+    if not (confirm and may_ask(session)) or ask(_("Run it now? y or n"), "y").lower() not in ("y", "yes"):
+        return ()
+    return limit_slots(admin, retain)
 
 
 def _by_socket(words: dict[str, str]) -> bool:

@@ -24,12 +24,14 @@ from holdfast.cli.session import Session
 from holdfast.cli.snapshots import choose, told
 from holdfast.errors import DONE_WITH_WARNINGS, Damaged
 from holdfast.messages import _, ngettext
+from holdfast.postgres.lsn import Lsn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from holdfast.cli.output import Output
     from holdfast.repository.verify import Verification
+    from holdfast.repository.wal.checking import VerifiedStream
 
 SHOWN = 20
 
@@ -94,6 +96,7 @@ def _document(found: Verification, url: str, took: timedelta, *, quick: bool) ->
         "read_bytes": found.read,
         "took": took,
         "unneeded_packs": found.unneeded,
+        "wal": [_wal_document(stream) for stream in found.wal.streams],
         "mended": [{"object": problem.name, "what": problem.what} for problem in found.mended],
         "problems": [{"object": problem.name, "what": problem.what} for problem in found.problems],
         "touched": [
@@ -101,6 +104,47 @@ def _document(found: Verification, url: str, took: timedelta, *, quick: bool) ->
             for touched in found.touched
         ],
     }
+
+
+def _wal_document(stream: VerifiedStream) -> dict[str, object]:
+    held = stream.held
+    return {
+        "source": held.stream.source,
+        "system_identifier": str(held.stream.system_identifier),
+        "segments": stream.segments,
+        "bytes": stream.content,
+        "gaps": [
+            {
+                "timeline": gap.timeline,
+                "start": str(Lsn(gap.start)),
+                "stop": str(Lsn(gap.stop)),
+                "recorded": gap.is_recorded,
+            }
+            for gap in stream.gaps
+        ],
+    }
+
+
+def _show_wal(output: Output, stream: VerifiedStream) -> None:
+    segments = ngettext("{number} WAL segment", "{number} WAL segments", stream.segments)
+    output.line(
+        _("{source}: {segments}, {size} of WAL").format(
+            source=stream.held.stream.source,
+            segments=segments.format(number=stream.segments),
+            size=human.size(stream.content),
+        )
+    )
+    for gap in stream.gaps:
+        if gap.is_recorded:
+            text = _("{source}: no WAL is held from {start} to {stop} on timeline {timeline}: a gap, as was recorded")
+            output.note(
+                text.format(
+                    source=stream.held.stream.source,
+                    start=str(Lsn(gap.start)),
+                    stop=str(Lsn(gap.stop)),
+                    timeline=gap.timeline,
+                )
+            )
 
 
 def _show(output: Output, found: Verification, url: str, took: timedelta, *, quick: bool) -> None:
@@ -115,6 +159,8 @@ def _show(output: Output, found: Verification, url: str, took: timedelta, *, qui
             url=url, snapshots=snapshots, objects=objects, size=human.size(found.read), duration=human.duration(took)
         )
     )
+    for stream in found.wal.streams:
+        _show_wal(output, stream)
     for problem in found.mended:
         output.note(_("{what}; all of it is whole in other packs").format(what=problem.what))
     if found.unneeded:

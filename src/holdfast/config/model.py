@@ -105,6 +105,26 @@ def _duration(value: Any) -> Any:
     return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
 
 
+_SIZES = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+
+
+def _size(value: Any) -> Any:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)", value) if isinstance(value, str) else None
+    if not match or match[2].upper() not in _SIZES or not float(match[1]):
+        raise mistake(_("must be a size"), hint=_("Write for example {examples}.").format(examples='"500 MB", "16 GB"'))
+    return int(float(match[1]) * _SIZES[match[2].upper()])
+
+
 def _wal(value: Any) -> Any:
     return {"from": value} if isinstance(value, str) else value
 
@@ -121,6 +141,8 @@ TextOrSecret = Annotated[
     Annotated[Text, Tag("text")] | Annotated[Secret, Tag("secret")], Discriminator(_text_or_secret)
 ]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(_size)]
+"""Bytes."""
 
 
 class Table(BaseModel):
@@ -138,6 +160,10 @@ class Wal(Table):
     """Repositories; empty means the default one."""
     every: Duration | None = None
     """How often the newest bytes are uploaded."""
+    retain: Size = 16 * 10**9
+    """How much WAL our slot may hold back on the server; beyond that the slot is given up: its disk comes first."""
+    synchronous: bool = False
+    """Commits wait until their WAL is durable (``synchronous_standby_names`` names us): an alarm when they do not."""
 
 
 class Check(Table):

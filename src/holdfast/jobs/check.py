@@ -16,10 +16,13 @@ from holdfast.errors import HoldfastError, NotReachable
 from holdfast.filesystem.write import free_bytes
 from holdfast.jobs.check_store import check_store
 from holdfast.jobs.records import doubts, from_the_future, future_text
+from holdfast.jobs.wal_settings import WalSettings
 from holdfast.messages import _
 from holdfast.postgres.binaries import find_binaries
 from holdfast.postgres.connection import Server, connect, sql_errors
-from holdfast.postgres.requirements import Finding, Status, check_server
+from holdfast.postgres.finding import Finding, Status
+from holdfast.postgres.requirements import check_server
+from holdfast.postgres.requirements_wal import WantedWal
 from holdfast.repository.keyring import key_problems
 from holdfast.repository.objects import KEYS
 from holdfast.repository.repository import Repository
@@ -43,9 +46,20 @@ def failed(name: str, error: HoldfastError) -> Finding:
     return Finding(name=name, status=Status.FAILED, what=str(error), remedy=error.hint)
 
 
-def check_source(connection: str, folders: Sequence[Path]) -> Seen:
+def wanted_wal(settings: WalSettings) -> WantedWal:
+    """What the server of a source must allow."""
+    return WantedWal(
+        source=settings.source,
+        via=settings.via,
+        slot=settings.slot,
+        retain=settings.retain,
+        synchronous=settings.synchronous,
+    )
+
+
+def check_source(connection: str, folders: Sequence[Path], wal: WantedWal | None = None) -> Seen:
     """``folders`` are looked in first for the programs of the server's version."""
-    findings = check_server(connection)
+    findings = check_server(connection, wal)
     try:
         with closing(connect(connection)) as sql:
             server = Server.of(sql.pgconn)
@@ -143,8 +157,11 @@ def _records(repository: Repository) -> list[Finding]:
     return found
 
 
-def check_disk(url: str, data_directories: Sequence[Path]) -> list[Finding]:
-    """Of a repository in a folder: room, and whether one disk holds both it and what it protects."""
+def check_disk(url: str, data_directories: Sequence[Path], wal_only: Sequence[Path] = ()) -> list[Finding]:
+    """Of a repository in a folder: room, and whether one disk holds both it and what it protects.
+
+    ``wal_only``: data directories whose WAL is kept there, and nowhere but on their own disk.
+    """
     if not url.startswith("file:"):
         return []
     folder = Path(unquote(urlsplit(url).path))
@@ -163,7 +180,10 @@ def check_disk(url: str, data_directories: Sequence[Path]) -> list[Finding]:
     shared = [directory for directory in data_directories if _device(directory) == device]
     inside = [directory for directory in data_directories if directory in (folder, *folder.parents)]
     return found + [
-        _inside(folder, directory) if directory in inside else _same_disk(folder, directory) for directory in shared
+        _inside(folder, directory)
+        if directory in inside
+        else _same_disk(folder, directory, has_wal=directory in wal_only)
+        for directory in shared
     ]
 
 
@@ -178,13 +198,25 @@ def _inside(folder: Path, directory: Path) -> Finding:
     )
 
 
-def _same_disk(folder: Path, directory: Path) -> Finding:
+def shares_disk(url: str, directory: Path) -> bool:
+    """Whether the repository at ``url`` is a folder on the disk of ``directory``, on this machine."""
+    if not url.startswith("file:"):
+        return False
+    device = _device(Path(unquote(urlsplit(url).path)))
+    return device is not None and device == _device(directory)
+
+
+def _same_disk(folder: Path, directory: Path, *, has_wal: bool) -> Finding:
+    what = _("{folder} and the cluster in {directory} are on one disk, and would be lost together")
+    if has_wal:
+        what = _(
+            "{folder} and the cluster in {directory} are on one disk, and would be lost together: "
+            "WAL is kept nowhere else, so that every commit would be lost"
+        )
     return Finding(
         name="same_disk",
         status=Status.WARNING,
-        what=_("{folder} and the cluster in {directory} are on one disk, and would be lost together").format(
-            folder=folder, directory=directory
-        ),
+        what=what.format(folder=folder, directory=directory),
         remedy=_("Add a repository on another disk, or better on another machine or object store."),
     )
 

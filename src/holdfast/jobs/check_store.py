@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from holdfast.clock import Clock
 from holdfast.messages import _
-from holdfast.postgres.requirements import Finding, Status
+from holdfast.postgres.finding import Finding, Status
 from holdfast.store.aliyun import internal_endpoint
 from holdfast.store.ecs import ecs_region
 from holdfast.store.policy import SCHEMES, JSONObject, Role, policy

@@ -1,7 +1,8 @@
-"""Planning a restore: from the repository alone, refusing what cannot go well before anything is touched.
+"""Planning a restore: from repositories alone, refusing what cannot go well before anything is touched.
 
 Nothing is ever placed anywhere because the source names it: tablespaces go beside the target, or where the operator
-maps them.
+maps them. Only a tablespace that the replayed WAL creates goes where the source had it, and only if told so in so many
+words: replay writes to that literal path, which on the source's own host is a live server's.
 """
 
 from __future__ import annotations
@@ -10,24 +11,31 @@ import os
 import pwd
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.entry import Entry, EntryKind
 from holdfast.errors import Damaged, Refused, UsageError
 from holdfast.filesystem.root import Owner, refuse_unless_empty
 from holdfast.filesystem.write import Placement, refuse_unless_room
+from holdfast.jobs.bring_wal import brought, history_files
+from holdfast.jobs.restore_tablespaces import (
+    created_by,
+    created_in,
+    literal_folders,
+    place_tablespaces,
+    refuse_created,
+)
 from holdfast.messages import _
+from holdfast.policy.recovery import RecoveryPlan
 from holdfast.postgres.accounts import Account, database_account
 from holdfast.postgres.facts import BackupFacts
-from holdfast.postgres.lsn import history_timeline, is_segment_name
+from holdfast.postgres.lsn import history_name, history_timeline, is_segment_name
 from holdfast.postgres.manifest import MANIFEST
-from holdfast.postgres.recovery import RECOVERY_DIR, WAL_DIR
-from holdfast.postgres.wal import created_tablespaces
+from holdfast.postgres.recovery import CONSISTENT, END_OF_WAL, RECOVERY_DIR, WAL_DIR, Target
 from holdfast.repository.reader import SnapshotReader
 from holdfast.repository.snapshots import Snapshot
-from holdfast.repository.trees import Content, load_content
+from holdfast.repository.trees import Content
 
 TABLESPACES = "pg_tblspc/"
 _WAL = "pg_wal/"
@@ -48,6 +56,42 @@ class RestorePlan:
     """Bytes that will be written."""
     wal: tuple[str, ...]
     """WAL segments and history files that recovery will find, in order."""
+    own_wal: frozenset[str]
+    """Those of them that the snapshot brings itself."""
+    histories: Mapping[str, bytes] = field(default_factory=dict)
+    """History files that it does not bring, by name."""
+    timeline: int | None = None
+    """The one that recovery follows to; None: the newest of the history files that the snapshot brings."""
+    recovery: RecoveryPlan | None = None
+    """None: the snapshot alone, to its end."""
+    created: Mapping[int, Path] = field(default_factory=dict)
+    """Folders that must be there for tablespaces which the replayed WAL creates."""
+
+    @property
+    def recovers_on(self) -> bool:
+        """Whether recovery goes beyond the snapshot's end."""
+        return self.recovery is not None and bool(self.recovery.wal)
+
+    @property
+    def recovery_target(self) -> Target:
+        """Of a snapshot alone its end: consistency, at once after a primary's own end-of-backup record.
+
+        A standby writes none. Where it was idle, nothing follows its checkpoint, and PostgreSQL takes ``immediate`` for
+        a target that was never reached; its end is that of the WAL which the snapshot brings.
+        """
+        if self.recovery is not None and self.recovery.wal:
+            return self.recovery.target
+        return END_OF_WAL if self.facts.from_standby else CONSISTENT
+
+    @property
+    def wal_size(self) -> int:
+        """Bytes of the WAL that is brought from repositories."""
+        return sum(planned.segment.size for planned in brought(self.recovery)) if self.recovery else 0
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All that are written into, the target first."""
+        return (self.target, *self.tablespaces.values(), *self.created.values())
 
 
 def plan_restore(
@@ -57,15 +101,22 @@ def plan_restore(
     *,
     tablespaces: Mapping[str, Path],
     owner: str | None = None,
+    recovery: RecoveryPlan | None = None,
+    timelines: Iterable[int] = (),
 ) -> RestorePlan:
-    """``tablespaces`` maps an OID or the source's folder to a new folder. Refuses before anything is written."""
+    """``tablespaces`` maps an OID or the source's folder to a new folder. Refuses before anything is written.
+
+    ``timelines``: numbers that are known to be taken; recovery ends on a newer one.
+    """
     if snapshot.source_type != "postgres":
         raise UsageError(_("{label} is not a snapshot of a PostgreSQL cluster").format(label=snapshot.label))
     target = Path(os.path.abspath(target))  # noqa: PTH100  keeps symbolic links as the operator wrote them
     facts = BackupFacts.from_json(snapshot.facts)
     _refuse_in_use(target)
-    placed = _place_tablespaces(facts, target, tablespaces)
-    for folder in (target, *placed.values()):
+    made_by_replay = created_by(recovery)
+    created = literal_folders(made_by_replay, tablespaces)
+    placed = place_tablespaces(facts, target, tablespaces, made_by_replay)
+    for folder in (target, *placed.values(), *created.values()):
         refuse_unless_empty(folder)
     run_as, name = _owner(owner)
     where = placement(target, placed)
@@ -75,29 +126,81 @@ def plan_restore(
         entry = stored.entry
         _refuse_link(entry, snapshot)
         files += entry.kind is EntryKind.FILE
-        needed[where(entry.path)[0]] += entry.size
-        if entry.path.startswith(_WAL) and entry.kind is EntryKind.FILE:
+        if entry.path.startswith(_WAL) and entry.kind is EntryKind.FILE and _is_wal(entry.path.removeprefix(_WAL)):
+            if not _is_own(entry.path.removeprefix(_WAL), recovery):
+                files -= 1
+                continue
             needed[target] += entry.size  # recovery copies it into pg_wal
             wal[entry.path.removeprefix(_WAL)] = stored.content
-    planned = tuple(sorted(filter(_is_wal, wal)))
-    if not any(map(is_segment_name, planned)):
+        needed[where(entry.path)[0]] += entry.size
+    segments = {name: content for name, content in wal.items() if is_segment_name(name)}
+    if not segments and not (recovery and recovery.wal):
         raise Refused(
             _("snapshot {label} holds no WAL, so it cannot be made consistent").format(label=snapshot.label),
             hint=_("Choose another snapshot: `holdfast list`."),
         )
+    from_elsewhere = brought(recovery) if recovery else ()
+    needed[target] += 2 * sum(planned.segment.size for planned in from_elsewhere)
     refuse_unless_room(needed.items())
-    _refuse_created_tablespaces(snapshot, reader, [wal[name] for name in planned if is_segment_name(name)])
-    return RestorePlan(
+    refuse_created(snapshot, created_in(reader, segments, facts.wal_segment_size), created)
+    timeline, histories = _histories(recovery, facts, frozenset(wal), timelines)
+    plan = RestorePlan(
         snapshot=snapshot,
         facts=facts,
         target=target,
         tablespaces=placed,
         owner=run_as,
         owner_name=name,
-        files=files,
+        files=files + len(from_elsewhere),
         size=sum(needed.values()),
-        wal=planned,
+        wal=tuple(sorted({*wal, *histories, *(planned.segment.name for planned in from_elsewhere)})),
+        own_wal=frozenset(wal),
+        histories=histories,
+        timeline=timeline,
+        recovery=recovery,
+        created=created,
     )
+    _refuse_incomplete(plan)
+    return plan
+
+
+def _is_own(name: str, recovery: RecoveryPlan | None) -> bool:
+    """Whether the snapshot's own file ``name`` is what recovery shall find. What was streamed is preferred to it."""
+    if recovery is None or not recovery.wal:
+        return True
+    timeline = history_timeline(name)
+    if timeline is not None:
+        return timeline not in recovery.histories
+    return any(planned.segment.name == name and planned.held is None for planned in recovery.wal)
+
+
+def _refuse_incomplete(plan: RestorePlan) -> None:
+    """A plan that counts on a segment of the snapshot's own which that does not hold."""
+    for planned in plan.recovery.wal if plan.recovery else ():
+        if planned.segment.name not in plan.wal:
+            raise Damaged(
+                _("snapshot {label} does not hold {name}, which recovery needs").format(
+                    label=plan.snapshot.label, name=planned.segment.name
+                ),
+                hint=_("Recover from another snapshot: holdfast list. Nothing was changed."),
+            )
+
+
+def _histories(
+    recovery: RecoveryPlan | None, facts: BackupFacts, own: frozenset[str], timelines: Iterable[int]
+) -> tuple[int | None, Mapping[str, bytes]]:
+    """The timeline to follow, and the history files to lay beside the snapshot's ``own``.
+
+    With histories of other branches beside it, a snapshot must not follow the newest one: it may not lie on its line.
+    """
+    if recovery is None:
+        return None, {}
+    timeline = recovery.timeline if recovery.wal else facts.stop_timeline
+    files = history_files(recovery.histories, timeline=timeline, taken=timelines)
+    files = {name: content for name, content in files.items() if name not in own}
+    if not recovery.wal and timeline != 1 and history_name(timeline) not in {*files, *own}:
+        return None, {}  # as it was taken: its own WAL needs no history
+    return timeline, files
 
 
 def placement(target: Path, tablespaces: Mapping[int, Path]) -> Placement:
@@ -141,46 +244,6 @@ def _refuse_link(entry: Entry, snapshot: Snapshot) -> None:
         raise Damaged(
             _("snapshot {label} holds a symbolic link, {path}, where no cluster has one").format(
                 label=snapshot.label, path=entry.path
-            ),
-            hint=_("Restore another snapshot: `holdfast list`. Nothing was changed."),
-        )
-
-
-def _place_tablespaces(facts: BackupFacts, target: Path, mapping: Mapping[str, Path]) -> dict[int, Path]:
-    """Each tablespace's new folder: what the operator mapped, else one of our own beside the target."""
-    left = dict(mapping)
-    placed: dict[int, Path] = {}
-    for tablespace in facts.tablespaces:
-        named = next((key for key in (str(tablespace.oid), tablespace.name, tablespace.location) if key in left), None)
-        chosen = left.pop(named) if named is not None else target.with_name(f"{target.name}_tablespaces")
-        placed[tablespace.oid] = (
-            Path(os.path.abspath(chosen))  # noqa: PTH100  keeps symbolic links as the operator wrote them
-            if named is not None
-            else chosen / str(tablespace.oid)
-        )
-    if left:
-        known = ", ".join(f"{tablespace.oid} ({tablespace.location})" for tablespace in facts.tablespaces)
-        raise UsageError(
-            _("the snapshot has no tablespace {names}").format(names=", ".join(left)),
-            hint=_("It has: {known}.").format(known=known or _("none")),
-        )
-    folders = [target, *placed.values()]
-    if any(one == other or one in other.parents for one in folders for other in folders if one is not other):
-        raise UsageError(
-            _("the target and the tablespaces must be different folders, none inside another"),
-            hint=_("Map each tablespace to a folder of its own: --tablespace OID=FOLDER."),
-        )
-    return placed
-
-
-def _refuse_created_tablespaces(snapshot: Snapshot, reader: SnapshotReader, segments: Iterable[Content]) -> None:
-    """Replaying CREATE TABLESPACE writes to the path that the source named, which may be a live server's."""
-    rows = (list(load_content(content, reader.load)) for content in segments)
-    found = list(created_tablespaces(chain.from_iterable(map(reader.load, rows))))
-    if found:
-        raise Refused(
-            _("tablespace {places} was created while snapshot {label} was taken: recovery would write there").format(
-                places=", ".join(link.location for link in found), label=snapshot.label
             ),
             hint=_("Restore another snapshot: `holdfast list`. Nothing was changed."),
         )

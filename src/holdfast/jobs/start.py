@@ -11,16 +11,20 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from holdfast.clock import Clock
 from holdfast.errors import Damaged, Refused
+from holdfast.jobs.progress import Progress
 from holdfast.jobs.restore_plan import RestorePlan
 from holdfast.messages import _
+from holdfast.policy.records import border
 from holdfast.postgres.accounts import Account, closed_folder, server_account
 from holdfast.postgres.binaries import find_binaries
 from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.instance import Instance
+from holdfast.postgres.lsn import is_segment_name
 from holdfast.postgres.recovery import RECOVERY_DIR
 from holdfast.postgres.restored import Recovered, start_restored
 
@@ -39,6 +43,8 @@ class StartPlan:
 class Started:
     instance: Instance
     recovered: Recovered
+    last_transaction: datetime | None
+    """When the last transaction that is kept was committed or aborted; None: none was replayed."""
     connection: str
     """For psql; without a secret: who may enter the socket's folder is trusted."""
     stop_command: tuple[str, ...]
@@ -79,11 +85,21 @@ def plan_start(plan: RestorePlan, folders: Sequence[Path]) -> StartPlan:
     return StartPlan(binaries=binaries, account=account)
 
 
-def start(plan: RestorePlan, start_plan: StartPlan, *, clock: Clock, stopped: Callable[[], bool]) -> Started:
-    """Starts the restored copy and leaves it running.
+def start(
+    plan: RestorePlan,
+    start_plan: StartPlan,
+    *,
+    clock: Clock,
+    stopped: Callable[[], bool],
+    progress: Progress | None = None,
+) -> Started:
+    """Starts the restored copy, waits until its recovery has ended, and leaves it running.
 
-    Raises ``Damaged`` where recovery ended before the snapshot's end; the server is stopped by then.
+    ``progress`` hears how many bytes of WAL are replayed. Raises ``Damaged`` where recovery ended elsewhere than
+    planned; the server is stopped by then.
     """
+    recovery = plan.recovery
+    limits = plan.facts.limits.at_least(recovery.limits) if recovery else plan.facts.limits
     instance, recovered = start_restored(
         plan.target,
         binaries=start_plan.binaries,
@@ -91,24 +107,65 @@ def start(plan: RestorePlan, start_plan: StartPlan, *, clock: Clock, stopped: Ca
         account=start_plan.account,
         role=plan.facts.superuser,
         database=_database(plan.facts),
-        limits=plan.facts.limits,
+        limits=limits,
         stopped=stopped,
+        replaying=_Replayed(plan, progress) if progress else lambda _segment: None,
     )
     with instance:
-        if recovered.end_lsn < plan.facts.stop_lsn:
-            raise Damaged(
-                _("recovery ended at {end}, before the snapshot's end {stop}: rows are missing").format(
-                    end=recovered.end_lsn, stop=plan.facts.stop_lsn
-                ),
-                hint=_("Do not use this copy. Look into {log}, and restore another snapshot.").format(log=instance.log),
-            )
+        _check_end(plan, recovered, instance)
         connection = instance.for_psql(role=plan.facts.superuser, database=_database(plan.facts))
         instance.leave_running()
+    last_kept = recovery.last_kept if recovery and recovery.wal else None  # exact, since the end is as planned
     return Started(
         instance=instance,
         recovered=recovered,
+        last_transaction=last_kept.time if last_kept else recovered.last_transaction,
         connection=connection,
         stop_command=stop_command(plan.target, start_plan.binaries, start_plan.account),
+    )
+
+
+class _Replayed:
+    """Names of segments as they are replayed become bytes of progress."""
+
+    def __init__(self, plan: RestorePlan, progress: Progress) -> None:
+        self._size = plan.facts.wal_segment_size
+        self._names = [name for name in plan.wal if is_segment_name(name)]
+        if plan.recovery and plan.recovery.wal:
+            self._names = [planned.segment.name for planned in plan.recovery.wal]
+        self._done = -1
+        self._progress = progress
+
+    def __call__(self, segment: str) -> None:
+        if self._done < 0:
+            self._done = 0
+            self._progress.begin(_("replaying WAL"), len(self._names) * self._size)
+        if segment in self._names:
+            position = self._names.index(segment)
+            self._progress.advance(max(0, position - self._done) * self._size)
+            self._done = max(position, self._done)
+
+
+def _check_end(plan: RestorePlan, recovered: Recovered, instance: Instance) -> None:
+    """Recovery ends exactly where it was planned to: before, rows are missing; behind, there are some too many."""
+    recovery = plan.recovery
+    if recovery is None or recovery.end is None:
+        if recovered.end_lsn >= plan.facts.stop_lsn:
+            return
+        what = _("recovery ended at {end}, before the snapshot's end {stop}: rows are missing").format(
+            end=recovered.end_lsn, stop=plan.facts.stop_lsn
+        )
+    else:
+        assert recovery.end_at_most is not None
+        end = border(recovered.end_lsn, plan.facts.wal_segment_size)
+        if recovery.end <= end <= recovery.end_at_most:
+            return
+        what = _("recovery ended at {end}, and not at {planned} as planned").format(
+            end=recovered.end_lsn, planned=recovery.end
+        )
+    raise Damaged(
+        what,
+        hint=_("Do not use this copy. Look into {log}, and restore another snapshot.").format(log=instance.log),
     )
 
 

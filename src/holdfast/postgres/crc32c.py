@@ -19,12 +19,13 @@ def _table() -> tuple[int, ...]:
     return tuple(entries)
 
 
-_TABLE = _table()
+TABLE = _table()
+"""What one byte does to a checksum that is not yet inverted."""
 
 
 def crc32c(data: bytes | bytearray | memoryview, crc: int = 0) -> int:
     """The checksum of what ``crc`` already covers followed by ``data``, like :func:`zlib.crc32`."""
     value = crc ^ 0xFFFFFFFF
     for byte in data:
-        value = _TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
+        value = TABLE[(value ^ byte) & 0xFF] ^ (value >> 8)
     return value ^ 0xFFFFFFFF

@@ -6,8 +6,11 @@ segment. ``restore_command`` copies from there and nowhere else: it needs no net
 PostgreSQL takes every exit of ``restore_command`` from 1 to 125, and 0 without a file, for "the archive ends here",
 promotes, and what followed is lost (``RestoreArchivedFile`` in ``xlogarchive.c``). So what may be absent is decided by
 the plan, a list of names, never by looking what is there, and everything else that is not one whole file ends in 126,
-which makes the server stop instead. The wrapper reports "not planned" by a code that no failing program returns by
-chance; only the command line in ``postgresql.auto.conf`` turns that one into 1.
+which makes the server stop instead. That is what the shell's exit trap answers to whatever ends it; only the command
+line in ``postgresql.auto.conf`` takes the trap back, for two answers that the script must give in so many words.
+
+Replay waits for each segment, so the shell does with what is built into it; the one program that is run copies and
+counts at once. The segment is copied, never linked: PostgreSQL recycles what it was given, and writes into it.
 
 Sources: PostgreSQL's manual, "Archive Recovery" and "Recovery Target" under Server Configuration; ``guc-file.l``.
 """
@@ -22,7 +25,7 @@ from itertools import pairwise
 from holdfast.errors import Damaged, UsageError
 from holdfast.messages import _
 from holdfast.postgres.datadir import TABLESPACE_MAP, TablespaceLink, render_tablespace_map
-from holdfast.postgres.lsn import Segment, history_timeline, is_segment_name, is_segment_size
+from holdfast.postgres.lsn import Segment, history_name, history_timeline, is_segment_name, is_segment_size
 
 RECOVERY_DIR = "holdfast-recovery"
 WAL_DIR = f"{RECOVERY_DIR}/wal"
@@ -35,15 +38,14 @@ AUTO_CONF = "postgresql.auto.conf"
 LEFT_BEHIND = (STANDBY_SIGNAL, "postmaster.pid", "postmaster.opts")
 """Files that a backup may carry and a restored folder must not: a standby's signal wins over ``recovery.signal``."""
 
-NOT_PLANNED = 64
-"""The wrapper's exit for a file that the plan does not name: recovery may end there."""
-
 PLAN_END = "end"
 
 RESTORE_COMMAND = (
-    f'/bin/sh {WRAPPER} "%f" "%p"; case $? in 0) [ -f "%p" ] || exit 126;; {NOT_PLANNED}) exit 1;; *) exit 126;; esac'
+    'trap "exit 126" 0; answer=; set -- "%f" "%p"; . '
+    f"{WRAPPER}; "
+    'case $answer in copied) [ -f "%p" ] && trap - 0 && exit 0;; not-planned) trap - 0; exit 1;; esac; exit 126'
 )
-"""Run by PostgreSQL in the data directory. A wrapper that is gone (2 or 127), cut short or killed stops recovery."""
+"""Run by PostgreSQL in the data directory. A script that is gone, cut short, wrong or killed stops recovery."""
 
 _TARGETS = (
     "recovery_target",
@@ -98,8 +100,12 @@ class Recovery:
     wal_segment_size: int
     """Bytes."""
     target: Target = CONSISTENT
+    timeline: int | None = None
+    """The one that recovery follows to; its history file is planned. None: the newest of the planned histories."""
     tablespaces: Mapping[int, str] = field(default_factory=dict)
     """Where each tablespace's files were restored to, by OID: absolute paths."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Further settings, which stand in ``postgresql.auto.conf`` also when recovery is over."""
 
     def __post_init__(self) -> None:
         if not is_segment_size(self.wal_segment_size):
@@ -109,6 +115,13 @@ class Recovery:
         for name in self.planned:
             if not is_segment_name(name) and history_timeline(name) is None:
                 raise UsageError(_("{name!r} is no file that recovery asks for").format(name=name))
+        if self.timeline not in (None, 1) and history_name(self.timeline or 0) not in self.planned:
+            raise Damaged(
+                _("the history file {name} is missing: nobody knows where timeline {timeline} branched off").format(
+                    name=history_name(self.timeline or 0), timeline=self.timeline
+                ),
+                hint=_("Recover along another timeline: --timeline N, or --timeline current."),
+            )
         if missing := _first_gap(self.planned, self.wal_segment_size):
             raise Damaged(
                 _("the planned WAL has a gap: {name} is missing").format(name=missing),
@@ -139,34 +152,50 @@ def recovery_files(recovery: Recovery, *, auto_conf: bytes = b"") -> dict[str, b
     """
     links = [TablespaceLink(oid=oid, location=location) for oid, location in sorted(recovery.tablespaces.items())]
     return {
-        AUTO_CONF: with_recovery_settings(auto_conf, recovery.target),
+        AUTO_CONF: with_recovery_settings(
+            auto_conf, recovery.target, timeline=recovery.timeline, settings=recovery.settings
+        ),
         RECOVERY_SIGNAL: b"",
         TABLESPACE_MAP: render_tablespace_map(links),
         PLAN: render_plan(recovery.planned),
-        WRAPPER: render_wrapper(recovery.wal_segment_size),
+        WRAPPER: render_wrapper(recovery.wal_segment_size, recovery.planned),
     }
 
 
 def render_plan(names: tuple[str, ...]) -> bytes:
-    """One name a line, then :data:`PLAN_END`, without which the wrapper takes the plan for cut short."""
-    return "".join(f"{name}\n" for name in (*names, PLAN_END)).encode("ascii")
+    """A variable of the shell: one name a line, then :data:`PLAN_END`, without which the plan is cut short."""
+    return f"planned='{_planned(names)}'\n".encode("ascii")
 
 
-def with_recovery_settings(auto_conf: bytes, target: Target) -> bytes:
-    """``auto_conf`` with the settings of this recovery, instead of any that the source or an earlier one left there."""
-    settings = {
+def _planned(names: tuple[str, ...]) -> str:
+    return "\n" + "".join(f"{name}\n" for name in (*names, PLAN_END))
+
+
+def with_recovery_settings(
+    auto_conf: bytes, target: Target, *, timeline: int | None = None, settings: Mapping[str, str] | None = None
+) -> bytes:
+    """``auto_conf`` with the settings of this recovery, instead of any that the source or an earlier one left there.
+
+    ``settings`` are further ones, outside of what :func:`without_recovery_settings` takes away.
+    """
+    own = {
         "restore_command": RESTORE_COMMAND,
         **{name: "" for name in _TARGETS if name != target.setting},
         "recovery_target_inclusive": "on" if target.inclusive else "off",
-        "recovery_target_timeline": "latest",
+        "recovery_target_timeline": "latest" if timeline is None else str(timeline),
         "recovery_target_action": "promote",
         **dict.fromkeys(_OF_THE_SOURCE, ""),
     }
     if target.setting:  # after the blank ones: blanking one while another is set is "at most one may be set" and FATAL
-        settings[target.setting] = target.value
-    lines = [_BEGIN, *(f"{name} = {quoted(value)}" for name, value in settings.items()), _END]
-    kept = _without(auto_conf, {*_OF_RECOVERY, *_OF_THE_SOURCE})
+        own[target.setting] = target.value
+    more = settings or {}
+    lines = [*_assignments(more), _BEGIN, *_assignments(own), _END]
+    kept = _without(auto_conf, {*_OF_RECOVERY, *_OF_THE_SOURCE, *more})
     return kept + "\n".join(lines).encode() + b"\n"
+
+
+def _assignments(settings: Mapping[str, str]) -> list[str]:
+    return [f"{name} = {quoted(value)}" for name, value in settings.items()]
 
 
 def without_recovery_settings(auto_conf: bytes) -> bytes:
@@ -192,55 +221,73 @@ def quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def render_wrapper(wal_segment_size: int) -> bytes:
-    """The ``/bin/sh`` script, run as ``sh holdfast-recovery/restore-command %f %p`` in the data directory.
+def render_wrapper(wal_segment_size: int, planned: tuple[str, ...]) -> bytes:
+    """What :data:`RESTORE_COMMAND` reads, in the data directory, with %f and %p as ``$1`` and ``$2``.
 
-    Exits: 0 when ``%p`` is a whole copy (``wal_segment_size`` bytes, a history file of any size but none);
-    :data:`NOT_PLANNED`; 126 in every other case, with the reason on stderr, which is the server's log. Its last line
-    is what runs it, and the size is in it, so that a script cut short does nothing and says so.
+    It sets ``answer``: ``copied`` when ``$2`` is a whole copy (``wal_segment_size`` bytes, a history file of any size
+    but none), ``not-planned`` when the plan is whole and does not name ``$1``. In every other case it does not return,
+    or leaves ``answer`` empty, with the reason on stderr, which is the server's log. Its last line is what runs it, and
+    the sizes of segment and plan are in it, so that a script cut short does nothing.
     """
-    return _WRAPPER.replace("@SIZE@", str(wal_segment_size)).encode("ascii")
+    script = _WRAPPER.replace("@MEBIBYTES@", str(wal_segment_size >> 20))
+    return script.replace("@LENGTH@", str(len(_planned(planned)))).encode("ascii")
 
 
 _WRAPPER = f"""\
 # Copies one WAL file that Holdfast brought along to where PostgreSQL wants it: $1 is %f, $2 is %p.
-# 0: copied whole. {NOT_PLANNED}: not in the plan, the WAL ends here. 126: anything else; recovery must not go on.
+# restore_command in postgresql.auto.conf reads this, and goes on only by what it says in $answer: anything else aborts.
 
+answer=
 PATH=/usr/bin:/bin:/usr/sbin:/sbin${{PATH:+:$PATH}}
-export PATH
 LC_ALL=C
-export LC_ALL
+export PATH LC_ALL
 
 abort() {{
     echo "holdfast: $1" >&2
-    rm -f "$partial"
+    rm -f "$goal"
     exit 126
 }}
 
 copy() {{
-    size=$1 name=$2 goal=$3 partial=$3.partial
+    mebibytes=$1 length=$2 name=$3 goal=$4
     source={WAL_DIR}/$name
     [ -n "$name" ] && [ -n "$goal" ] || abort "restore_command was called without %f or %p"
 
-    [ "$(tail -n 1 {PLAN})" = {PLAN_END} ] || abort "{PLAN} is cut short or gone"
-    grep -qxF -e "$name" {PLAN}
-    case $? in
-        0) ;;
-        1) exit {NOT_PLANNED} ;;
-        *) abort "{PLAN} cannot be read" ;;
+    planned=
+    . {PLAN}
+    [ ${{#planned}} -eq "$length" ] || abort "{PLAN} is not as it was written"
+    case $planned in
+        *"
+{PLAN_END}
+") ;;
+        *) abort "{PLAN} is cut short" ;;
+    esac
+    case $planned in
+        *"
+$name
+"*) ;;
+        *)
+            answer=not-planned
+            return
+            ;;
     esac
 
     [ -f "$source" ] || abort "$source is planned and not there"
-    cp "$source" "$partial" || abort "$source could not be copied"
-    bytes=$(($(wc -c <"$partial"))) || abort "$partial cannot be measured"
+    if ! said=$(dd if="$source" of="$goal" bs=1048576 2>&1); then
+        abort "$source could not be copied: $said"
+    fi
     case $name in
-        *.history) [ "$bytes" -gt 0 ] || abort "$source is empty" ;;
-        *) [ "$bytes" -eq "$size" ] || abort "$source has $bytes bytes instead of $size" ;;
+        *.history) [ -s "$goal" ] || abort "$source is empty" ;;
+        *)
+            case $said in
+                "$mebibytes+0 records in
+$mebibytes+0 records out"*) ;;
+                *) abort "$source does not have $mebibytes MiB: $said" ;;
+            esac
+            ;;
     esac
-    mv -f "$partial" "$goal" || abort "$goal could not be written"
-    exit 0
+    answer=copied
 }}
 
-copy @SIZE@ "$@"
-exit 126
+copy @MEBIBYTES@ @LENGTH@ "$@"
 """

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import psycopg
@@ -21,8 +19,10 @@ from holdfast.messages import _
 from holdfast.postgres.configuration import read_configuration
 from holdfast.postgres.connection import Connection, Server, connect, connect_replication, quote_identifier, sql_errors
 from holdfast.postgres.datadir import SUPPORTED_MAJORS
+from holdfast.postgres.finding import Finding, Status, failed, ok, warning
 from holdfast.postgres.hba import HbaLine
 from holdfast.postgres.protocol import Walsender
+from holdfast.postgres.requirements_wal import WantedWal, check_wal
 
 _FUNCTIONS = (
     "pg_backup_start(text, boolean)",
@@ -35,32 +35,18 @@ _FUNCTIONS = (
 _VIEWS = ("pg_hba_file_rules", "pg_ident_file_mappings", "pg_file_settings")
 
 
-class Status(StrEnum):
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
+def check_server(connection_string: str, wal: WantedWal | None = None) -> list[Finding]:
+    """Every prerequisite, most important first; ``wal``: those of continuous WAL too.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    name: str
-    """Stable, for machines: ``wal_level``."""
-    status: Status
-    what: str
-    """For people: what was found."""
-    remedy: str = ""
-    """The SQL, line or command that mends it; empty if nothing is to be mended."""
-
-
-def check_server(connection_string: str) -> list[Finding]:
-    """Every prerequisite, most important first. A server that cannot be reached is a finding, not an error."""
+    A server that cannot be reached is a finding, not an error.
+    """
     try:
         connection = connect(connection_string)
     except HoldfastError as error:
-        return [_failed("connection", str(error), error.hint)]
+        return [failed("connection", str(error), error.hint)]
     with closing(connection) as sql:
         server = Server.of(sql.pgconn)
-        found = [_ok("connection", _("connected to {server}").format(server=server))]
+        found = [ok("connection", _("connected to {server}").format(server=server))]
         try:
             with sql_errors(server):
                 for check in (_version, _direct, _role):
@@ -68,24 +54,16 @@ def check_server(connection_string: str) -> list[Finding]:
                 if any(finding.status is Status.FAILED for finding in found):
                     return found
                 found += _replication(connection_string)
-                for check in (_monitor, _wal_level, _senders, _slots, _writes, _checksums, _recovery, _archiving):
+                for check in (_monitor, _wal_level):
                     found += check(sql)
+                found += _room_for_ours(sql, wal.slot if wal else "")
+                for check in (_writes, _checksums, _recovery):
+                    found += check(sql)
+                found += check_wal(sql, wal) if wal else _archiving(sql)
                 found += _configuration_files(sql, server)
         except HoldfastError as error:
-            found.append(_failed("connection", str(error), error.hint))
+            found.append(failed("connection", str(error), error.hint))
     return found
-
-
-def _ok(name: str, what: str) -> Finding:
-    return Finding(name=name, status=Status.OK, what=what)
-
-
-def _warning(name: str, what: str, remedy: str) -> Finding:
-    return Finding(name=name, status=Status.WARNING, what=what, remedy=remedy)
-
-
-def _failed(name: str, what: str, remedy: str) -> Finding:
-    return Finding(name=name, status=Status.FAILED, what=what, remedy=remedy)
 
 
 def _row(sql: Connection, query: str) -> tuple[Any, ...]:
@@ -98,18 +76,18 @@ def _version(sql: Connection) -> Iterator[Finding]:
     (number,) = _row(sql, "select current_setting('server_version_num')::int")
     what = _("PostgreSQL {major}.{minor}").format(major=number // 10000, minor=number % 10000)
     if number // 10000 in SUPPORTED_MAJORS:
-        yield _ok("version", what)
+        yield ok("version", what)
     else:
-        yield _failed("version", what, _("Use PostgreSQL 15 to 19."))
+        yield failed("version", what, _("Use PostgreSQL 15 to 19."))
 
 
 def _direct(sql: Connection) -> Iterator[Finding]:
     """A pooler hands out process numbers of its own."""
     (pid,) = _row(sql, "select pg_backend_pid()")
     if pid == sql.info.backend_pid:
-        yield _ok("direct", _("the connection is direct"))
+        yield ok("direct", _("the connection is direct"))
     else:
-        yield _failed(
+        yield failed(
             "direct",
             _("a connection pooler stands in between"),
             _("Name PostgreSQL's own port in the source's connection."),
@@ -121,15 +99,15 @@ def _role(sql: Connection) -> Iterator[Finding]:
         sql, "select rolname::text, rolsuper, rolreplication from pg_roles where rolname = current_user"
     )
     if superuser:
-        yield _warning(
+        yield warning(
             "role",
             _("role {role} is a superuser").format(role=role),
             _("Log in as a role that may only read backups; holdfast init makes one."),
         )
     elif replication:
-        yield _ok("role", _("role {role} has LOGIN and REPLICATION").format(role=role))
+        yield ok("role", _("role {role} has LOGIN and REPLICATION").format(role=role))
     else:
-        yield _failed(
+        yield failed(
             "role",
             _("role {role} lacks REPLICATION").format(role=role),
             f"ALTER ROLE {quote_identifier(role)} REPLICATION;",
@@ -141,17 +119,17 @@ def _replication(connection_string: str) -> Iterator[Finding]:
         with closing(connect_replication(connection_string)) as session:
             Walsender(session).query("IDENTIFY_SYSTEM")
     except HoldfastError as error:
-        yield _failed("replication", str(error), error.hint)
+        yield failed("replication", str(error), error.hint)
     else:
-        yield _ok("replication", _("the replication protocol is allowed"))
+        yield ok("replication", _("the replication protocol is allowed"))
 
 
 def _monitor(sql: Connection) -> Iterator[Finding]:
     role, member = _row(sql, "select current_user::text, pg_has_role('pg_monitor', 'usage')")
     if member:
-        yield _ok("pg_monitor", _("role {role} is a member of pg_monitor").format(role=role))
+        yield ok("pg_monitor", _("role {role} is a member of pg_monitor").format(role=role))
     else:
-        yield _warning(
+        yield warning(
             "pg_monitor",
             _("role {role} is not a member of pg_monitor: it sees no sizes and no configuration").format(role=role),
             f"GRANT pg_monitor TO {quote_identifier(role)};",
@@ -161,40 +139,41 @@ def _monitor(sql: Connection) -> Iterator[Finding]:
 def _wal_level(sql: Connection) -> Iterator[Finding]:
     (level,) = _row(sql, "select current_setting('wal_level')")
     if level == "minimal":
-        yield _failed("wal_level", "wal_level = minimal", "ALTER SYSTEM SET wal_level = replica;\n" + _restart())
+        yield failed("wal_level", "wal_level = minimal", "ALTER SYSTEM SET wal_level = replica;\n" + _restart())
     else:
-        yield _ok("wal_level", f"wal_level = {level}")
+        yield ok("wal_level", f"wal_level = {level}")
 
 
-def _senders(sql: Connection) -> Iterator[Finding]:
-    limit, used = _row(
-        sql, "select current_setting('max_wal_senders')::int, (select count(*)::int from pg_stat_replication)"
+def _room_for_ours(sql: Connection, slot: str) -> Iterator[Finding]:
+    """A base backup takes one of each, streaming another: that of ``slot`` is in use already."""
+    senders, used_senders, slots, used_slots, is_made, is_active = _row(
+        sql,
+        f"""
+        select current_setting('max_wal_senders')::int, (select count(*)::int from pg_stat_replication),
+               current_setting('max_replication_slots')::int, count(*)::int,
+               coalesce(bool_or(slot_name = '{slot}'), false),
+               coalesce(bool_or(active and slot_name = '{slot}'), false)
+        from pg_replication_slots
+        """,  # noqa: S608  a slot's name is a source's: letters, digits and _
     )
-    yield _room("max_wal_senders", limit, used, wanted=2)
-
-
-def _slots(sql: Connection) -> Iterator[Finding]:
-    limit, used = _row(
-        sql, "select current_setting('max_replication_slots')::int, (select count(*)::int from pg_replication_slots)"
-    )
-    yield _room("max_replication_slots", limit, used, wanted=2)
+    yield _room("max_wal_senders", senders, used_senders, wanted=2 - is_active)
+    yield _room("max_replication_slots", slots, used_slots, wanted=2 - is_made)
 
 
 def _room(setting: str, limit: int, used: int, *, wanted: int) -> Finding:
-    """A base backup takes one of each, streaming another."""
     what = _("{setting} = {limit}, of which {used} are in use").format(setting=setting, limit=limit, used=used)
     remedy = f"ALTER SYSTEM SET {setting} = {max(10, used + wanted)};\n" + _restart()
     if limit - used < 1:
-        return _failed(setting, what, remedy)
-    return _warning(setting, what, remedy) if limit - used < wanted else _ok(setting, what)
+        return failed(setting, what, remedy)
+    return warning(setting, what, remedy) if limit - used < wanted else ok(setting, what)
 
 
 def _writes(sql: Connection) -> Iterator[Finding]:
     (value,) = _row(sql, "select current_setting('full_page_writes')")
     if value == "on":
-        yield _ok("full_page_writes", "full_page_writes = on")
+        yield ok("full_page_writes", "full_page_writes = on")
     else:
-        yield _failed(
+        yield failed(
             "full_page_writes",
             _("full_page_writes = off: pages torn while they were copied could not be mended"),
             "ALTER SYSTEM SET full_page_writes = on;\nSELECT pg_reload_conf();",
@@ -204,9 +183,9 @@ def _writes(sql: Connection) -> Iterator[Finding]:
 def _checksums(sql: Connection) -> Iterator[Finding]:
     (value,) = _row(sql, "select current_setting('data_checksums')")
     if value == "on":
-        yield _ok("data_checksums", _("data checksums are on"))
+        yield ok("data_checksums", _("data checksums are on"))
     else:
-        yield _warning(
+        yield warning(
             "data_checksums",
             _("data checksums are {value}: a page that the disk damaged is not noticed").format(value=value),
             _("Stop PostgreSQL, run: {command}, and start it again.").format(
@@ -217,12 +196,12 @@ def _checksums(sql: Connection) -> Iterator[Finding]:
 
 def _recovery(sql: Connection) -> Iterator[Finding]:
     (in_recovery,) = _row(sql, "select pg_is_in_recovery()")
-    yield _ok("recovery", _("a standby") if in_recovery else _("a primary"))
+    yield ok("recovery", _("a standby") if in_recovery else _("a primary"))
 
 
 def _archiving(sql: Connection) -> Iterator[Finding]:
     (mode,) = _row(sql, "select current_setting('archive_mode')")
-    yield _ok("archive_mode", f"archive_mode = {mode}")
+    yield ok("archive_mode", f"archive_mode = {mode}")
 
 
 def _configuration_files(sql: Connection, server: Server) -> Iterator[Finding]:
@@ -231,7 +210,7 @@ def _configuration_files(sql: Connection, server: Server) -> Iterator[Finding]:
     rebuilt = [file for file in found if file.how == "rebuilt"]
     if impossible:
         (role,) = _row(sql, "select current_user::text")
-        yield _warning(
+        yield warning(
             "configuration",
             _("configuration outside the data directory would not be in the backup: {files}").format(
                 files=", ".join(f"{file.origin or file.path.rpartition('/')[2]} ({file.note})" for file in impossible)
@@ -240,14 +219,14 @@ def _configuration_files(sql: Connection, server: Server) -> Iterator[Finding]:
         )
     elif rebuilt:
         names = ", ".join(file.origin for file in rebuilt)
-        yield _ok(
+        yield ok(
             "configuration",
             _("if they lie outside the data directory, these are rebuilt from what the server reports: {files}").format(
                 files=names
             ),
         )
     else:
-        yield _ok("configuration", _("the configuration files can be read"))
+        yield ok("configuration", _("the configuration files can be read"))
 
 
 def _restart() -> str:

@@ -7,10 +7,12 @@ stopped, and its folder is left as it is, so that the start can be tried again.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast.clock import Clock
@@ -37,6 +39,8 @@ RECOVERY_LIMIT = 24 * 3600.0
 """Seconds."""
 
 _ATTEMPTS = 3
+_LOOK_SECONDS = 0.5
+_RECOVERING = re.compile(rb"startup (?:recovering|waiting for) ([0-9A-F]{24})")
 _LIMITS = tuple(field.name for field in fields(RecoveryLimits))
 _LOCALES = ("lc_messages", "lc_monetary", "lc_numeric", "lc_time")
 _HBA = """\
@@ -55,6 +59,9 @@ class Recovered:
     timeline: int
     """The new one."""
     system_identifier: int
+    last_transaction: datetime | None
+    """When the last transaction that was replayed was committed or aborted, by its server's clock; None: none was. For
+    an inclusive target that is an LSN, the one before: PostgreSQL stops before it counts (``recoveryStopsAfter``)."""
     config_file: Path
     """What it was started with."""
     seconds: float
@@ -75,13 +82,15 @@ def start_restored(
     settings: Mapping[str, str] | None = None,
     limit: float = RECOVERY_LIMIT,
     stopped: Callable[[], bool] = lambda: False,
+    replaying: Callable[[str], None] = lambda _segment: None,
 ) -> tuple[Instance, Recovered]:
     """Start the copy in ``data_dir``, wait until its recovery has ended, and say where it ended.
 
     ``binaries`` are those of its major version. ``role`` and ``database`` must exist in the copy. ``limits`` come from
     the backup's facts, or better from the WAL's last parameter change; the copy's own configuration and pg_control
     are looked at as well. ``settings`` win over the overrides. ``limit`` is in seconds. The server's log, and its
-    ``pg_hba.conf``, lie in ``holdfast-recovery/run/``. Raises :class:`~holdfast.errors.HoldfastError` with the end
+    ``pg_hba.conf``, lie in ``holdfast-recovery/run/``. ``replaying`` hears the name of each WAL segment that is being
+    replayed, as far as the system shows it. Raises :class:`~holdfast.errors.HoldfastError` with the end
     of that log; by then the server is stopped.
     """
     account = account or server_account(data_dir)
@@ -95,7 +104,8 @@ def start_restored(
         with ExitStack() as unfinished:
             instance = _launch(starting, arguments, clock=clock, unfinished=unfinished)
             try:
-                instance.wait_until_ready(limit=limit, stopped=stopped)
+                watched = _Watched(instance, stopped, replaying, clock)
+                instance.wait_until_ready(limit=limit, stopped=watched)
                 reached = _reached(instance, starting.place, role, database, seconds=clock.monotonic() - began)
                 _forget_recovery(data_dir, account)
                 unfinished.pop_all()
@@ -104,6 +114,37 @@ def start_restored(
                 if attempt == _ATTEMPTS or not _lost_its_port(instance):
                     raise
     raise AssertionError("the last attempt returns or raises")
+
+
+class _Watched:
+    """``stopped``, which is asked all the time, and on the way a look at how far recovery has come."""
+
+    def __init__(
+        self, instance: Instance, stopped: Callable[[], bool], replaying: Callable[[str], None], clock: Clock
+    ) -> None:
+        self._instance, self._stopped, self._replaying, self._clock = instance, stopped, replaying, clock
+        self._next = clock.monotonic()
+        self._last = ""
+
+    def __call__(self) -> bool:
+        if self._clock.monotonic() >= self._next:
+            self._next = self._clock.monotonic() + _LOOK_SECONDS
+            segment = _replayed_segment(self._instance.pid)
+            if segment and segment != self._last:
+                self._last = segment
+                self._replaying(segment)
+        return self._stopped()
+
+
+def _replayed_segment(postmaster: int) -> str:
+    """The segment in the title of the startup process (``set_ps_display`` in ``xlogrecovery.c``); empty: not shown."""
+    with suppress(OSError):
+        for child in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
+            with suppress(OSError):
+                match = _RECOVERING.search(Path(f"/proc/{child}/cmdline").read_bytes())
+                if match:
+                    return match[1].decode()
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,10 +280,11 @@ def _reached(instance: Instance, place: Place, role: str, database: str, *, seco
     ):
         row = connection.execute(
             "select current_setting('cluster_name'), pg_is_in_recovery(),"
-            " case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end"
+            " case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end,"
+            " pg_last_xact_replay_timestamp()"
         ).fetchone()
     assert row is not None
-    name, in_recovery, segment = row
+    name, in_recovery, segment, last_transaction = row
     if name != place.name:
         raise HoldfastError(
             _("reached another server than the one started on {directory}").format(directory=place.data_dir)
@@ -255,6 +297,7 @@ def _reached(instance: Instance, place: Place, role: str, database: str, *, seco
         end_lsn=_branch_point(place.data_dir, timeline),
         timeline=timeline,
         system_identifier=control.system_identifier,
+        last_transaction=last_transaction and last_transaction.astimezone(UTC),
         config_file=place.config_file,
         seconds=seconds,
     )

@@ -23,6 +23,8 @@ class IdKey:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._lists = blake3(b"holdfast lists", key=key).digest()
+        self._wal = blake3(b"holdfast wal", key=key).digest()
+        self._wal_names = blake3(b"holdfast wal names", key=key).digest()
 
     def chunk_id(self, content: bytes | bytearray | memoryview) -> ChunkId:
         return ChunkId(blake3(content, key=self._key).digest())
@@ -30,6 +32,14 @@ class IdKey:
     def list_id(self, named: bytes | bytearray | memoryview) -> ChunkId:
         """Of a list node or leaf. No content has it: else a file that says what a list says would be taken for it."""
         return ChunkId(blake3(named, key=self._lists).digest())
+
+    def wal_hasher(self) -> blake3:
+        """A hash that has seen nothing yet: for WAL. No file's content has the digest of a segment's."""
+        return blake3(key=self._wal)
+
+    def wal_mark(self, text: bytes) -> bytes:
+        """16 bytes for the names of streams and the like: they tell the store nothing, and are always the same."""
+        return blake3(text, key=self._wal_names).digest(16)
 
     def fraction(self, text: bytes) -> float:
         """A number in [0, 1) that only the owner can foresee: decides where the tree's leaves are cut."""

@@ -20,7 +20,7 @@ from holdfast.errors import Damaged, ObjectExists, ObjectMissing, Refused, Usage
 from holdfast.messages import _
 from holdfast.repository.keyring import Change, encode_change
 from holdfast.repository.keys import KEY_OBJECT_LIMIT, Origin, SecretKind, new_keys, unwrap, wrap
-from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT, Kind, parse_name
+from holdfast.repository.objects import KEYS, REPOSITORY_OBJECT, Kind, is_ours
 from holdfast.repository.repository import Repository
 from holdfast.repository.sealing import FORMAT_VERSION
 from holdfast.repository.versions import OLDEST_WRITER, demand_writer
@@ -192,7 +192,7 @@ def _where_it_may_be(pin: Pin | None) -> str:
 def _refuse_existing(store: Store) -> None:
     """Keys alone are what an interrupted init leaves; anything else is a repository, or not ours to write beside."""
     for listed in store.list(""):
-        if listed.name == REPOSITORY_OBJECT or parse_name(listed.name) is not None:
+        if listed.name == REPOSITORY_OBJECT or is_ours(listed.name):
             raise Refused(
                 _("there is a repository in {url} already").format(url=store.url),
                 hint=_("Use it with its own passphrase, or name an empty place for a new one."),

@@ -14,7 +14,7 @@ from holdfast.messages import _
 from holdfast.repository.crew import each
 from holdfast.repository.ids import new_object_id
 from holdfast.repository.keys import Keys
-from holdfast.repository.objects import Kind, ObjectRef, parse_name
+from holdfast.repository.objects import Kind, ObjectRef, Ref, StreamRef, parse_name, parse_stream_name
 from holdfast.repository.removal import Removal, decode_removals
 from holdfast.repository.sealing import MasterKey, ObjectCipher, seal_object, unseal_object
 from holdfast.repository.seen import Seen, place, remember, remembered
@@ -88,6 +88,11 @@ class Repository:
         self.store.put(ref.name, seal_object(self.master, ref, plain))
         return ref
 
+    def put_stream_object(self, kind: Kind, stream: str, plain: bytes) -> StreamRef:
+        ref = StreamRef(kind, new_object_id(), stream)
+        self.store.put(ref.name, seal_object(self.master, ref, plain))
+        return ref
+
     def put_record(self, snapshot: Snapshot) -> Snapshot:
         """Publishes a snapshot; returns it with the id and digest of its record, which this machine remembers."""
         ref = ObjectRef(Kind.SNAPSHOT, new_object_id())
@@ -98,12 +103,12 @@ class Repository:
         remember(self.local, {**known, made.id: Seen(made.digest, made.label)})
         return made
 
-    def get_object(self, ref: ObjectRef) -> bytes:
+    def get_object(self, ref: Ref) -> bytes:
         return unseal_object(self.master, ref, self.store.get(ref.name))
 
     def get_listed(self, listed: Listed) -> bytes:
         """What the object of a listing holds. Raises ``Damaged`` for what Holdfast would not have written, unread."""
-        ref = parse_name(listed.name)
+        ref = parse_name(listed.name) or parse_stream_name(listed.name)
         if ref is None:
             raise Damaged(_("{name} has a name that Holdfast does not write").format(name=listed.name))
         if listed.size > MAX_OBJECT_BYTES:

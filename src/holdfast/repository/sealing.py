@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from holdfast.errors import Damaged
 from holdfast.messages import _
 from holdfast.repository.ids import ID_BYTES
-from holdfast.repository.objects import ObjectRef
+from holdfast.repository.objects import Ref
 
 FORMAT_VERSION = 1
 MAGIC = b"HOLDFAST"
@@ -53,7 +53,7 @@ def _key_id(secret: bytes, repository_id: bytes) -> bytes:
 class ObjectCipher:
     """Seals and unseals the parts of one object. Thread-safe."""
 
-    def __init__(self, master: MasterKey, ref: ObjectRef) -> None:
+    def __init__(self, master: MasterKey, ref: Ref) -> None:
         key = HKDF(SHA256(), 32, salt=ref.id, info=b"holdfast object").derive(master.secret)
         self._aes = AESGCM(key)
         self._context = (FORMAT_VERSION, master.repository_id, master.id, ref.kind, ref.id)
@@ -93,13 +93,13 @@ class ObjectCipher:
         return _CONTEXT.pack(*self._context, ordinal, last)
 
 
-def seal_object(master: MasterKey, ref: ObjectRef, plain: Buffer) -> bytes:
+def seal_object(master: MasterKey, ref: Ref, plain: Buffer) -> bytes:
     """A whole object of one part, as it goes to the store."""
     cipher = ObjectCipher(master, ref)
     return cipher.head + cipher.seal(0, plain, last=True)
 
 
-def unseal_object(master: MasterKey, ref: ObjectRef, sealed: bytes) -> bytes:
+def unseal_object(master: MasterKey, ref: Ref, sealed: bytes) -> bytes:
     cipher = ObjectCipher(master, ref)
     cipher.check_head(sealed[: HEAD.size])
     return cipher.unseal(0, memoryview(sealed)[HEAD.size :], last=True)

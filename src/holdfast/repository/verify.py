@@ -2,7 +2,7 @@
 
 *Whole*: every object is read back and authenticated, every chunk's id computed again, every reference resolved.
 *Quick*: the packs are only listed, beside the index; records and trees are read, and every reference resolved.
-Damage is reported by object, and by the snapshots and files that it touches.
+Damage is reported by object, and by the snapshots and files that it touches. WAL is verified too (``wal.checking``).
 
 Prune may be at work at the same time. A lease keeps what is new from being marked; what is not there when it is read is
 looked for once more beside a newer listing, and counts as lost only if some snapshot needs it and it is nowhere else.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from holdfast.errors import Damaged, NoSpace, NotReachable, ObjectMissing, PermissionRefused, Refused, StoreUnreachable
 from holdfast.messages import _
@@ -30,6 +30,7 @@ from holdfast.repository.repository import DEFAULT_WORKERS, Problem, Records, Re
 from holdfast.repository.resolving import Resolver, Touched
 from holdfast.repository.snapshots import Snapshot
 from holdfast.repository.versions import decode_writer
+from holdfast.repository.wal.checking import CheckPages, WalVerification, no_pages, verify_wal
 from holdfast.repository.watch import Lease
 from holdfast.store.port import Listed
 
@@ -54,6 +55,8 @@ class Verification:
     touched: tuple[Touched, ...]
     unneeded: int
     """Packs that no snapshot needs: what an interrupted backup uploaded, or what a lost record named."""
+    wal: WalVerification = field(default_factory=WalVerification)
+    """Its problems are among the others."""
 
     @property
     def good(self) -> bool:
@@ -68,15 +71,27 @@ def verify_repository(
     progress: Callable[[int], None] = lambda _size: None,
     workers: int = DEFAULT_WORKERS,
     host: str = "",
+    check_pages: CheckPages = no_pages,
 ) -> Verification:
-    """``progress`` hears the bytes of each pack when done; ``only`` chooses the snapshots whose files are resolved.
+    """``progress`` hears the bytes of each pack when done; ``only`` chooses the snapshots whose files are resolved;
+    ``check_pages`` looks at the pages of WAL.
 
     Damage that was not known is noted in the repository, so that the next backup does not reuse it. ``host``
     is named in the lease.
     """
     with _leased(repository, host) as beat:
         verifying = _Verifying(repository, PackChecks(repository, progress, workers=workers), beat, quick=quick)
-        return verifying.verify(only)
+        found = verifying.verify(only)
+        wal = verify_wal(
+            repository, quick=quick, check_pages=check_pages, progress=progress, beat=beat, workers=workers
+        )
+        return replace(
+            found,
+            objects=found.objects + wal.objects,
+            read=found.read + wal.read,
+            problems=tuple(sorted({*found.problems, *wal.problems}, key=lambda problem: (problem.name, problem.what))),
+            wal=wal,
+        )
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""What is asked of a server before it streams: who it is, its history, our slot; what is recorded where WAL begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from holdfast.policy.resuming import Resume, Resumed, ServerSays, Why
+from holdfast.postgres.streaming import WalSession
+from holdfast.postgres.timelines import parse_history
+from holdfast.repository.wal.held import Begin
+from holdfast.repository.wal.pieces import Stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What a server said of itself."""
+
+    says: ServerSays
+    histories: Mapping[int, bytes]
+    """The history files of its timeline and of that one's ancestors, as far as it has them."""
+    slot_was_lost: bool
+    """Our slot was there and kept nothing any more: it was made anew."""
+    slot_is_new: bool
+
+
+def greet(session: WalSession, slot: str) -> Greeting:
+    """Who the server is; our slot is there afterwards, and keeps WAL."""
+    identity = session.identify()
+    size = session.segment_size()
+    histories = histories_of(session, identity.timeline)
+    history = parse_history(identity.timeline, histories.get(identity.timeline, b""))
+    state = session.slot(slot)
+    lost = state is not None and state.restart_lsn is None
+    if lost:
+        session.drop_slot(slot)
+    oldest = session.create_slot(slot) if state is None or state.restart_lsn is None else state.restart_lsn
+    says = ServerSays(
+        system_identifier=identity.system_identifier,
+        timeline=identity.timeline,
+        flushed=identity.flushed,
+        segment_size=size,
+        history=history,
+        oldest=oldest,
+        in_recovery=identity.in_recovery,
+    )
+    return Greeting(says=says, histories=histories, slot_was_lost=lost, slot_is_new=lost or state is None)
+
+
+def histories_of(session: WalSession, timeline: int) -> dict[int, bytes]:
+    """The history files of ``timeline`` and its ancestors. Timeline 1 has none."""
+    if timeline == 1:
+        return {}
+    found = {timeline: session.history(timeline)}
+    line = parse_history(timeline, found[timeline] or b"")
+    for branch in line.ancestors:
+        if branch.timeline > 1:
+            found[branch.timeline] = session.history(branch.timeline)
+    return {number: content for number, content in found.items() if content is not None}
+
+
+def beginning(
+    resumed: Resumed, resume: Resume, *, stream: Stream, segment_size: int, when: datetime, host: str
+) -> Begin | None:
+    """What is recorded in one repository; None: it goes on from what it holds."""
+    if resumed.why is Why.ON:
+        return None
+    return Begin(
+        stream=stream,
+        segment_size=segment_size,
+        timeline=resume.timeline,
+        lsn=resume.lsn,
+        when=when,
+        host=host,
+        why=resumed.why.value,
+        after=resumed.after,
+        after_timeline=resumed.after_timeline,
+    )

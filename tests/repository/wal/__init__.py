@@ -1,0 +1,1 @@
+"""Tests of WAL in the repository."""
