@@ -9,6 +9,7 @@ server's user.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import subprocess
@@ -29,10 +30,18 @@ def segment_of(cluster: Cluster) -> Path:
     return Path("pg_wal") / name
 
 
-def seconds(command: Sequence[str], data: Path) -> float:
-    began = time.perf_counter()
-    subprocess.run(command, cwd=data, env=bare_environment(), stdin=subprocess.DEVNULL, check=True, **identity())
-    return time.perf_counter() - began
+def seconds(command: Sequence[str], data: Path) -> tuple[float, float]:
+    """What passed, and what of it processors worked on it."""
+    _executable, search = interpreter()
+    environment = bare_environment(PYTHONPATH=search, PYTHONDONTWRITEBYTECODE="1")  # the same for all of them
+    began, before = time.perf_counter(), os.times()
+    subprocess.run(
+        command, cwd=data, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
+        **identity(),
+    )  # fmt: skip
+    passed, after = time.perf_counter() - began, os.times()
+    worked = after.children_user + after.children_system - before.children_user - before.children_system
+    return passed, worked
 
 
 def pgbackrest(servers: Servers, cluster: Cluster, program: str) -> list[str]:
@@ -44,20 +53,23 @@ def pgbackrest(servers: Servers, cluster: Cluster, program: str) -> list[str]:
     conf = home / "pgbackrest.conf"
     conf.write_text(
         f"[global]\nrepo1-path={home}/repo\nlock-path={home}/lock\nlog-path={home}/log\ncompress-type=none\n"
-        f"log-level-file=off\nlog-level-console=warn\n[bench]\npg1-path={cluster.data_dir}\n"
+        f"log-level-file=off\nlog-level-console=error\n[bench]\npg1-path={cluster.data_dir}\n"
     )
     command = [program, f"--config={conf}", "--stanza=bench"]
     run([*command, "stanza-create", "--no-online"])
     return command
 
 
-def show(took: Mapping[str, Sequence[float]]) -> None:
-    bare = {which: which(took["python3 -c pass"]) for which in (min, statistics.median)}
-    print("| command | least, ms | median, ms | above python3 -c pass: least, ms | median, ms |\n|---|---|---|---|---|")
+def show(took: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    def summary(times: Sequence[tuple[float, float]]) -> list[float]:
+        passed, worked = zip(*times, strict=True)
+        return [1000 * value for value in (min(passed), statistics.median(passed), statistics.mean(worked))]
+
+    bare = summary(took["python3 -c pass"])
+    print("| command, ms (above python3 -c pass) | least | median | processor time |\n|---|---|---|---|")
     for name, times in took.items():
-        values = [1000 * which(times) for which in (min, statistics.median)]
-        above = [1000 * (which(times) - bare[which]) for which in (min, statistics.median)]
-        print(f"| {name} | {values[0]:.1f} | {values[1]:.1f} | {above[0]:.1f} | {above[1]:.1f} |")
+        cells = [f"{value:.1f} ({value - base:+.1f})" for value, base in zip(summary(times), bare, strict=True)]
+        print(f"| {name} | {' | '.join(cells)} |")
 
 
 def measure(site: AsServer, cluster: Cluster, rounds: int, others: Mapping[str, Sequence[str]]) -> None:
@@ -69,7 +81,7 @@ def measure(site: AsServer, cluster: Cluster, rounds: int, others: Mapping[str, 
         "holdfast wal push, by the socket": push,
         **{name: [*command, str(path)] for name, command in others.items()},
     }
-    took: dict[str, list[float]] = {name: [] for name in commands}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     with receiver(site, DONE):
         for _round in range(rounds):
             for name, command in commands.items():

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.cli.site import Site, new_site
+from tests.cli.users import installed
 from tests.privileges import require_root
 from tests.requirements import require
 from tests.servers import Cluster, Servers
+
+__all__ = ["installed"]
 
 
 @pytest.fixture(scope="session")

@@ -124,8 +124,8 @@ def test_the_store_with_the_wal_is_lost(servers: Servers, moments: Moments) -> N
         failed(ended, 6, "cannot be reached", f"file://{moments.away}", "snapshot:")
         assert not target.exists()
         ended = moments.site("restore", "--to", target, "--json", "--start")
-        assert ended.returncode == 0, ended.stderr
-        assert f"file://{moments.away}" in ended.stderr
+        assert ended.returncode == 3, ended.stderr  # what the lost store held may be later
+        assert ended.stderr.count(f"file://{moments.away}") >= 2, ended.stderr
         assert rows_of(json.loads(ended.stdout)) == 0
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import pwd
 import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import ROOT
 from tests.cli.site import Site, new_site, run, running
+from tests.cli.users import as_user_of, home_of, run_as
 from tests.object_servers import moto_server
-from tests.privileges import NOBODY, require_root
-from tests.requirements import require
+from tests.privileges import require_root
 from tests.servers import MAJORS, Cluster, Servers, binaries, debian_cluster, free_port, wait_until
 from tests.servers import run as run_program
 
@@ -238,40 +235,6 @@ def test_interrupted_in_the_middle_of_a_restore(growing: Site, servers: Servers)
     assert not (target / "recovery.signal").exists()
 
 
-@pytest.fixture(scope="session")
-def installed(servers: Servers) -> Path:
-    """A ``holdfast`` from a built wheel, in an environment of its own that every user can run."""
-    python = next(
-        filter(_runs_for_everybody, (Path(sys.base_prefix) / "bin" / "python3", Path("/usr/bin/python3"))), None
-    )
-    require(python, "no Python 3.11 with venv that every user can run")
-    assert python
-    folder = servers.folder / "wheel"
-    shutil.copytree(
-        ROOT, folder / "source", ignore=shutil.ignore_patterns(".git", ".venv", "*_cache", "__pycache__", "tests")
-    )
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(folder / "source")]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
-    require(done.returncode == 0, f"cannot build a wheel: {done.stderr[-500:]}")
-    (wheel,) = folder.glob("holdfast-*.whl")
-    subprocess.run([str(python), "-m", "venv", str(folder / "venv")], check=True)
-    install = [str(folder / "venv/bin/pip"), "install", "-q", "--disable-pip-version-check", str(wheel)]
-    done = subprocess.run(install, capture_output=True, text=True, check=False, umask=0o022)
-    require(done.returncode == 0, f"cannot install it: {done.stderr[-500:]}")
-    return folder / "venv/bin/holdfast"
-
-
-def _runs_for_everybody(python: Path) -> bool:
-    try:
-        done = subprocess.run(
-            [str(python), "-c", "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))"],
-            user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", env={}, capture_output=True, check=False,
-        )  # fmt: skip
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
 def test_three_users_and_a_debian_cluster(request: pytest.FixtureRequest, servers: Servers) -> None:
     """As root, as postgres and as somebody else, from a wheel, with an empty environment."""
     require_root()
@@ -280,9 +243,9 @@ def test_three_users_and_a_debian_cluster(request: pytest.FixtureRequest, server
         cluster.pgbench_init(1)
         before = dump(cluster.bin, host=cluster.socket_dir, port=cluster.port)
         users = [pwd.getpwnam("root"), pwd.getpwnam("postgres"), pwd.getpwnam("nobody")]
-        homes = {user.pw_name: _home(servers, user) for user in users}
+        homes = {user.pw_name: home_of(servers, user) for user in users}
         for user in users:
-            home, as_user = homes[user.pw_name], _as_user(program, user)
+            home, as_user = homes[user.pw_name], as_user_of(program, user)
             options = ("--connection", cluster.tcp_dsn(), "--repository-url", home / "repository")
             as_user("init", *options, "--no-recovery-key", home=home)
             as_user("check", home=home, codes=(3,))
@@ -291,7 +254,7 @@ def test_three_users_and_a_debian_cluster(request: pytest.FixtureRequest, server
         cluster.kill()
         shutil.rmtree(cluster.data_dir)
         for user in users:
-            home, as_user = homes[user.pw_name], _as_user(program, user)
+            home, as_user = homes[user.pw_name], as_user_of(program, user)
             document = json.loads(as_user("restore", "--to", home / "data", "--start", "--json", home=home))
             started = document["started"]
             try:
@@ -301,42 +264,12 @@ def test_three_users_and_a_debian_cluster(request: pytest.FixtureRequest, server
                 assert found == before
                 assert document["plan"]["owner"] == ("postgres" if user.pw_uid == 0 else user.pw_name)
             finally:
-                _run_as(user, started["stop_command"])
+                run_as(user, started["stop_command"])
                 Path(started["socket_dir"]).rmdir()
             if user.pw_name == "nobody":  # may not read the key that Debian's configuration names
                 continue
-            _run_as(user, document["start_command"])
+            run_as(user, document["start_command"])
             try:
                 assert dump(cluster.bin, host=cluster.socket_dir, port=cluster.port) == before
             finally:
-                _run_as(user, started["stop_command"])
-
-
-def _home(servers: Servers, user: pwd.struct_passwd) -> Path:
-    """A folder of that user's own; root's is open, so that postgres can reach what is restored there."""
-    folder = servers.new_folder(user.pw_name)
-    folder.chmod(0o755)
-    os.chown(folder, user.pw_uid, user.pw_gid)
-    return folder
-
-
-def _run_as(user: pwd.struct_passwd, command: list[str]) -> str:
-    done = subprocess.run(
-        command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], env={}, cwd="/",
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def _as_user(program: Path, user: pwd.struct_passwd) -> Callable[..., str]:
-    def call(*arguments: str | Path, home: Path, codes: tuple[int, ...] = (0, 3)) -> str:
-        done = subprocess.run(
-            [str(program), "--config", str(home / "etc" / "holdfast.toml"), *map(str, arguments)],
-            user=user.pw_uid, group=user.pw_gid, extra_groups=[], env={}, cwd="/",
-            stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=False, timeout=120,
-        )  # fmt: skip
-        assert done.returncode in codes, f"{user.pw_name}: {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    return call
+                run_as(user, started["stop_command"])

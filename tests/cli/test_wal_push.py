@@ -21,11 +21,11 @@ from holdfast.cli import lean, lean_place
 from holdfast.config import default_state_folder, find_configuration
 from holdfast.errors import ConfigError
 from holdfast.postgres.lsn import Segment
-from tests.cli.as_server import AsServer, interpreter, make
+from tests.cli.as_server import AsServer, identity, interpreter, make
 from tests.cli.site import failed
 from tests.privileges import require_root
 from tests.requirements import require
-from tests.servers import Cluster, Servers, give, wait_until
+from tests.servers import Cluster, Servers, bare_environment, give, wait_until
 
 MEBIBYTES_16 = 16 * 2**20
 OWNER = 7_398_214_999_999_999_999
@@ -269,6 +269,35 @@ def receiver(program: AsServer, answer: bytes) -> Iterator[Receiver]:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join(10)
             program.receiver.unlink()
+
+
+def test_a_receiver_that_runs(servers: Servers, data: Path) -> None:
+    """Nothing is played here: ``wal receive`` serves, and takes what a server archives."""
+    program = make(servers, servers.make_cluster(15, started=False))
+    (data / "global" / "pg_control").write_bytes(struct.pack("=Q", OWNER).ljust(8192, b"\0"))
+    path = lay(data, name_of(7), segment(7))
+    history = lay(data, "00000002.history", b"1\t0/5000000\tx\n")
+    with subprocess.Popen(
+        [program.program, "wal", "receive", "main", "--no-snapshot"],
+        cwd="/",
+        env=bare_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **identity(),
+    ) as serving:
+        try:
+            wait_until(program.receiver.exists, "it serves", 60)
+            for pushed in (path, history, path):
+                done = program("wal", "push", pushed, cwd=data, PYTHONPROFILEIMPORTTIME="1")
+                assert done.returncode == 0, done.stderr
+                assert "holdfast.wiring" not in modules(done.stderr)
+            lay(data, name_of(7), segment(7, filling=b"other"))
+            failed(program("wal", "push", path, cwd=data), 6, name_of(7), "other bytes: wal/")
+        finally:
+            serving.terminate()
+            assert serving.wait(30) == 0
+    assert program.contents() == {(1, 7): segment(7)}
+    assert list(program.held().histories) == [2]
 
 
 DONE = b'{"exit": 0, "text": "", "hint": ""}\n'

@@ -213,9 +213,7 @@ def receiving(
 def write(cluster: Cluster, megabytes: int) -> None:
     """About so much WAL."""
     cluster.execute("create table if not exists filler (a text)")
-    cluster.execute(
-        f"insert into filler select repeat(md5(n::text), 30) from generate_series(1, {megabytes * 1000}) n"
-    )
+    cluster.execute(f"insert into filler select repeat(md5(n::text), 30) from generate_series(1, {megabytes * 1000}) n")
 
 
 def segment_names(held: Held) -> list[str]:
@@ -241,4 +239,3 @@ def soon(condition: Callable[[], object], what: str, limit: float = 30.0) -> flo
     began = time.monotonic()
     wait_until(condition, what, limit)
     return time.monotonic() - began
-

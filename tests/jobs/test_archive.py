@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import AlreadyRunning, Refused
+from holdfast.jobs import archive_streaming
 from holdfast.jobs.archive import Options
 from holdfast.postgres.lsn import Segment
 from tests.jobs.receiving import Place, receiving, segment_names, settings, short_folder, write
@@ -31,7 +32,16 @@ def place(tmp_path: Path) -> Place:
 def pg_receivewal(cluster: Cluster, folder: Path) -> Iterator[None]:
     account = server_account()
     identity = {} if account is None else {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    command = [str(cluster.bin / "pg_receivewal"), "-D", str(folder), "-S", "other", "-d", cluster.dsn(), "--no-password"]
+    command = [
+        str(cluster.bin / "pg_receivewal"),
+        "-D",
+        str(folder),
+        "-S",
+        "other",
+        "-d",
+        cluster.dsn(),
+        "--no-password",
+    ]
     run([*command, "--create-slot"])
     with subprocess.Popen(command, env=bare_environment(), stderr=subprocess.DEVNULL, **identity) as process:  # type: ignore[call-overload]
         try:
@@ -52,10 +62,11 @@ def resized(make_cluster: Callable[..., Cluster], megabytes: int) -> Cluster:
     return cluster
 
 
-@pytest.mark.parametrize(("megabytes", "load"), [(1, 6), (16, 40), (64, 90), (128, 150)])
+@pytest.mark.parametrize("sizes", [(1, 6), (16, 40), (64, 90), (128, 150)])
 def test_same_bytes_as_pg_receivewal(
-    servers: Servers, make_cluster: Callable[..., Cluster], place: Place, state: Path, megabytes: int, load: int
+    servers: Servers, make_cluster: Callable[..., Cluster], place: Place, state: Path, sizes: tuple[int, int]
 ) -> None:
+    megabytes, load = sizes
     cluster = resized(make_cluster, megabytes)
     folder = servers.new_folder("w")
     places = {"local": place}
@@ -172,7 +183,9 @@ def test_a_restarted_server_is_followed(make_cluster: Callable[..., Cluster], pl
     check_contents(cluster, place)
 
 
-def test_a_promotion_is_followed(servers: Servers, make_cluster: Callable[..., Cluster], place: Place, state: Path) -> None:
+def test_a_promotion_is_followed(
+    servers: Servers, make_cluster: Callable[..., Cluster], place: Place, state: Path
+) -> None:
     """By both: connected to the standby that is promoted, and to a new primary with the old timeline asked first."""
     primary = make_cluster(15)
     standby = servers.standby_of(primary)
@@ -312,3 +325,19 @@ def test_until_caught_up(make_cluster: Callable[..., Cluster], place: Place, sta
             assert not going.thread.is_alive()
             assert not going.failure
         check_contents(cluster, place)
+
+
+def test_many_small_messages(
+    make_cluster: Callable[..., Cluster], place: Place, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than are taken in at once, again and again."""
+    monkeypatch.setattr(archive_streaming, "_BATCH", 3)
+    cluster = make_cluster(15)
+    cluster.pgbench_init(1)
+    places = {"local": place}
+    with receiving(settings(cluster, places, state), places) as going:
+        going.heard("streaming")
+        cluster.pgbench("-n", "-c", "8", "-t", "300")
+        going.caught_up(cluster)
+        assert going.kinds().count("streaming") == 1
+    check_contents(cluster, place)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -14,8 +16,8 @@ import pytest
 from holdfast.jobs import archive_lane
 from holdfast.jobs.archive import Options
 from holdfast.repository.wal.held import Held
-from holdfast.store.faulty import Fault, FaultKind
 from holdfast.store.failures import Operation
+from holdfast.store.faulty import Fault, FaultKind
 from tests.jobs.receiving import Place, Snapshots, receiving, settings, short_folder, write
 from tests.jobs.test_archive import check_contents, resized
 from tests.servers import Cluster, wait_until
@@ -195,7 +197,7 @@ def test_a_slot_that_holds_back_too_much_is_given_up(
     assert held.begins[1].after is not None
     assert held.begins[1].after < held.begins[1].lsn
     numbers = [one.number for one in held.segments]
-    assert sum(after != before + 1 for before, after in zip(numbers, numbers[1:], strict=False)) == 1
+    assert sum(after != before + 1 for before, after in itertools.pairwise(numbers)) == 1
 
 
 def test_a_slot_that_the_server_gave_up(make_cluster: Callable[..., Cluster], place: Place, state: Path) -> None:
@@ -260,3 +262,43 @@ def test_commits_that_wait_for_us(make_cluster: Callable[..., Cluster], place: P
 def synchronous(cluster: Cluster, names: str) -> None:
     cluster.execute(f"alter system set synchronous_standby_names = '{names}'")
     cluster.execute("select pg_reload_conf()")
+
+
+def test_many_commits_that_wait(make_cluster: Callable[..., Cluster], place: Place, state: Path) -> None:
+    """Pieces of the tail are put side by side, merged side by side, and replaced by the whole segment."""
+    cluster = make_cluster(15)
+    cluster.pgbench_init(1)
+    places = {"local": place}
+    with receiving(settings(cluster, places, state), places) as going:
+        going.heard("streaming")
+        synchronous(cluster, "holdfast")
+        wait_until(lambda: going.status().sync_state == "sync", "the receiver knows")
+        cluster.pgbench("-n", "-c", "8", "-t", "150")
+        going.caught_up(cluster)
+        check_contents(cluster, place)
+        cluster.execute("select pg_switch_wal()")
+        cluster.pgbench("-n", "-c", "8", "-t", "20")
+        going.caught_up(cluster)
+        assert going.kinds().count("streaming") == 1
+    check_contents(cluster, place)
+
+
+def test_an_idle_server_s_clock_is_kept(make_cluster: Callable[..., Cluster], place: Place, state: Path) -> None:
+    """Also exactly at a segment's beginning."""
+    cluster = make_cluster(15, conf="bgwriter_delay = 10s\ncheckpoint_timeout = 1d\n")
+    places = {"local": place}
+    with receiving(settings(cluster, places, state), places) as going:
+        going.heard("streaming")
+        for lane in going.serving.receiver.lanes:
+            lane.says_clock_every = 0.5
+        cluster.execute("create table one (n int)")
+        for statement in ("insert into one values (1)", "select pg_switch_wal()"):
+            cluster.execute(statement)
+            going.caught_up(cluster)
+            now = cluster.value("select clock_timestamp()")
+            wait_until(lambda now=now: newest_clock(place) > now, "the clock goes on")  # type: ignore[misc]
+
+
+def newest_clock(place: Place) -> datetime:
+    pieces = [piece for segment in place.the_held().segments[-2:] for piece in segment.pieces]
+    return max((piece.clock for piece in pieces if piece.clock is not None), default=datetime.min.replace(tzinfo=UTC))

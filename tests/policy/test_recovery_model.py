@@ -204,6 +204,8 @@ class Expected:
     known: KnownSnapshot
     done: Recovered | None
     """None: the snapshot alone."""
+    may_refuse: bool = False
+    """The clock at the end is not noted: only pieces note it, and another branch goes on in the last one."""
 
 
 def expected(life: Life, wanted: WantedTarget) -> Expected | None:
@@ -255,7 +257,9 @@ def _time(line: Line, snapshots: Sequence[KnownSnapshot], wanted: WantedTarget) 
         if reached <= facts.stop_lsn:
             return Expected(known, None) if facts.ended_at >= time else None
         clock = max(at(line.life.world.clock(line.timeline, reached)), facts.ended_at)
-        return Expected(known, done) if clock >= time else None
+        timeline, stop = line.files.get((reached - 1) // SIZE, (0, 0))
+        is_cut = line.life.union.get((timeline, (reached - 1) // SIZE), 0) > stop
+        return Expected(known, done, may_refuse=is_cut) if clock >= time else None
     return None
 
 
@@ -294,7 +298,7 @@ def compare(life: Life, wanted: WantedTarget) -> None:
     except HoldfastError as error:
         note(f"{type(error).__name__}: {error} | {error.hint}")
         assert isinstance(error, Refused | UsageError)  # noqa: PT017  what is drawn decides whether it raises
-        assert right is None, right
+        assert right is None or right.may_refuse, right
         can_be_typed(life, wanted, error)
         return
     note(f"{plan.known.snapshot.label} {plan.target} {plan.end}-{plan.end_at_most} {plan.last_kept}")

@@ -121,6 +121,17 @@ def test_a_damaged_record_is_not_believed(at: int) -> None:
     assert found[0].xid == 7
 
 
+def test_a_record_that_does_not_follow_the_one_before_is_not_believed() -> None:
+    making = Making()
+    for xid in (6, 7):
+        making.commit(xid)
+    lsn = making.append(1, 0, main(struct.pack("<q", TIME)), xid=8, prev=making.layout.lsn(making.records[0][0]))
+    wal, at = making.wal(), lsn - making.start
+    for blocks in ([wal], [wal[:at], wal[at:]]):
+        found = transactions(blocks, timeline=1, segment_size=SEGMENT, start=making.start)
+        assert [end.xid for end in found] == [6, 7]
+
+
 def test_what_a_crash_left_unfinished_is_begun_anew() -> None:
     for major in (15, 18, 19):
         making = Making(major=major)

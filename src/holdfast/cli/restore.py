@@ -163,6 +163,8 @@ def restore(
         document["started"] = started_document(started)
         session.output.result(document, lambda: show_started(session, plan, started, command))
     if planned.is_in_doubt:  # said at the beginning, too, and long scrolled away
+        for text in planned.not_asked:
+            session.output.warning(text)
         warn_of_unreadable(session.output, planned.records)
         raise typer.Exit(DONE_WITH_WARNINGS)
 

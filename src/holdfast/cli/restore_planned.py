@@ -35,8 +35,10 @@ class Planned:
     """Of that repository."""
     taken: frozenset[int]
     """Timelines that are somebody's."""
+    not_asked: tuple[str, ...]
+    """Repositories that did not answer, and why."""
     is_in_doubt: bool
-    """Newer snapshots may have been there, which would have been chosen."""
+    """The latest is wanted, and something later may be where nobody could look."""
 
 
 def wanted_moment(
@@ -102,15 +104,18 @@ def plan_moment(session: Session, access: Access, source: str | None, wanted: Wa
             told(session.output, one, lambda: None)
         plan = plan_present(wanted, inputs)
         repository = plan.known.repository
-    is_latest = wanted.text in ("latest", "snapshot:latest")
+    not_asked = (*sources.warnings, *unread)
+    doubts = records[repository]
     return Planned(
         wanted=wanted,
         recovery=plan,
         inputs=inputs,
         opened=sources.opened[repository],
-        records=records[repository],
+        records=doubts,
         taken=inputs.timelines(plan.known.facts.system_identifier),
-        is_in_doubt=is_latest and bool(records[repository].missing),
+        not_asked=not_asked,
+        is_in_doubt=wanted.text in ("latest", "snapshot:latest")
+        and bool(doubts.missing or doubts.problems or not_asked),
     )
 
 

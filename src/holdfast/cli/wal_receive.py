@@ -19,7 +19,7 @@ from holdfast.cli import interruption
 from holdfast.cli.app import App
 from holdfast.cli.output import as_json
 from holdfast.cli.session import Session
-from holdfast.errors import Interrupted, UsageError
+from holdfast.errors import DONE_WITH_WARNINGS, Interrupted, UsageError
 from holdfast.messages import _
 
 if TYPE_CHECKING:
@@ -84,9 +84,10 @@ def receive(
     )
     with interruption.grace(STOP_SECONDS + 2 * _LEAVING_SECONDS):
         number = _run(job.run, job.stop)
-    if number == signal.SIGTERM or number is None:
-        return
-    raise typer.Exit(Interrupted.exit_code)
+    if number is None and job.warnings:
+        raise typer.Exit(DONE_WITH_WARNINGS)
+    if number not in (None, signal.SIGTERM):
+        raise typer.Exit(Interrupted.exit_code)
 
 
 def _opener(wiring: Wiring) -> Callable[[str, Trouble], Repository]:
@@ -98,7 +99,7 @@ def _opener(wiring: Wiring) -> Callable[[str, Trouble], Repository]:
 
 def _snapshot_command(wiring: Wiring, settings: WalSettings) -> Callable[[str], list[str | Path]]:
     def command(repository: str) -> list[str | Path]:
-        program = [sys.executable, "-m", "holdfast", "--config", wiring.configuration.path]
+        program: list[str | Path] = [sys.executable, "-m", "holdfast", "--config", wiring.configuration.path]
         return [*program, "backup", settings.source, "--repository", repository]
 
     return command
@@ -172,4 +173,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from holdfast.clock import Clock
-from holdfast.errors import AlreadyRunning, HoldfastError, NotReachable, TryLater
-from holdfast.jobs.archive_beginning import Greeting, greet
+from holdfast.errors import AlreadyRunning, HoldfastError, NoSpace, NotReachable, PermissionRefused, TryLater
+from holdfast.jobs.archive_beginning import Greeting, greet, release_slot
 from holdfast.jobs.archive_closing import Closing, Opening, SnapshotCommand
 from holdfast.jobs.archive_course import Courses, Flow
 from holdfast.jobs.archive_events import Listener
@@ -35,7 +35,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 """Seconds between attempts to reach the server."""
 BEHIND_SECONDS = 5.0
 """After so long without an advance it is asked whether the server waits for us in order to shut down."""
-DROP_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,7 @@ class Receiver:
                 self._lose_wal(error)
             except AlreadyRunning as error:
                 self._wait_for_slot(error)
-            except (NotReachable, TryLater) as error:
+            except (NotReachable, TryLater, NoSpace, PermissionRefused) as error:
                 self._lose_server(error)
                 pause = FIRST_PAUSE if self.phase == "streaming" else min(pause * 2, LONGEST_PAUSE)
                 self.phase = "waiting"
@@ -233,7 +232,7 @@ class Receiver:
         if self._stopping.is_set():
             return True
         caught_up = self._has_streamed and self._goal is not None and self.standing.confirmed >= self._goal
-        return self._options.until_caught_up and caught_up and not self.closing.is_busy
+        return self._options.until_caught_up and caught_up and not self.closing.is_at_work
 
     def _lets_go(self) -> bool:
         """Whether the server waits for us in order to shut down, and has waited long enough."""
@@ -280,16 +279,7 @@ class Receiver:
 
     def _give_up_slot(self) -> None:
         """So that the server's disk is spared."""
-        end = self._clock.monotonic() + DROP_SECONDS
-        while True:
-            try:
-                with WalSession(self.settings.connection, clock=self._clock) as session:
-                    session.drop_slot(self.settings.slot)
-                break
-            except AlreadyRunning:  # our own walsender has not noticed yet
-                if self._clock.monotonic() > end:
-                    raise
-                self._waking.wait(FIRST_PAUSE)
+        release_slot(self.settings.connection, self.settings.slot, clock=self._clock, wait=self._waking.wait)
         self.guard.slot_is_gone()
         self.gave_up = True
         self.telling.gave_up(self.settings.slot, self.settings.retain)
@@ -300,7 +290,8 @@ class Receiver:
         self.telling.gone(error)
 
     def _lose_server(self, error: HoldfastError) -> None:
-        if self._options.until_caught_up and not self._has_streamed:
+        for_good = self._options.until_caught_up or isinstance(error, PermissionRefused)
+        if for_good and not self._has_streamed:
             raise error
         self.telling.lost(error)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from holdfast.clock import Clock
+from holdfast.errors import AlreadyRunning
 from holdfast.policy.resuming import Resume, Resumed, ServerSays, Why
 from holdfast.postgres.streaming import WalSession
 from holdfast.postgres.timelines import parse_history
 from holdfast.repository.wal.held import Begin
 from holdfast.repository.wal.pieces import Stream
+
+RELEASE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,20 @@ def greet(session: WalSession, slot: str) -> Greeting:
         in_recovery=identity.in_recovery,
     )
     return Greeting(says=says, histories=histories, slot_was_lost=lost, slot_is_new=lost or state is None)
+
+
+def release_slot(connection: str, slot: str, *, clock: Clock, wait: Callable[[float], None]) -> None:
+    """Drops our slot. Raises :class:`~holdfast.errors.AlreadyRunning` if somebody else goes on streaming from it."""
+    end = clock.monotonic() + RELEASE_SECONDS
+    while True:
+        try:
+            with WalSession(connection, clock=clock) as session:
+                session.drop_slot(slot)
+            return
+        except AlreadyRunning:  # our own walsender, perhaps, which has not noticed yet that we are gone
+            if clock.monotonic() > end:
+                raise
+            wait(0.25)
 
 
 def histories_of(session: WalSession, timeline: int) -> dict[int, bytes]:

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import IntEnum
 
 from holdfast.clock import Clock
-from holdfast.errors import HoldfastError, Interrupted
+from holdfast.errors import HoldfastError, Interrupted, NotReachable, TryLater
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 10.0
@@ -33,7 +33,7 @@ class Urgency(IntEnum):
 class _Task:
     urgency: Urgency
     number: int
-    work: Callable[[], None] = field(compare=False)
+    work: Callable[[], object] = field(compare=False)
     abandoned: bool = field(compare=False, default=False)
 
 
@@ -66,7 +66,7 @@ class Carrier:
         for number in range(workers):
             threading.Thread(target=self._run, name=f"{name} {number}", daemon=True).start()
 
-    def give(self, work: Callable[[], None], urgency: Urgency = Urgency.DATA) -> None:
+    def give(self, work: Callable[[], object], urgency: Urgency = Urgency.DATA) -> None:
         with self._condition:
             if self._closed:
                 return
@@ -152,12 +152,22 @@ class Carrier:
             except Interrupted:
                 return
             except HoldfastError as error:
-                if self._is_fatal(error):
+                if task.urgency is Urgency.TIDYING:
+                    if not isinstance(error, NotReachable | TryLater):
+                        return  # what is not tidied up costs space, and nothing else
+                elif self._is_fatal(error):
                     raise
-                self.trouble(error)
+                else:
+                    self.trouble(error)
             else:
-                self._well()
+                if task.urgency is not Urgency.TIDYING:
+                    self._well()
                 return
-            with self._condition:
-                self._condition.wait_for(lambda: task.abandoned or self.error is None, pause)
+            self._pause(task, pause)
             pause = min(pause * 2, LONGEST_PAUSE)
+
+    def _pause(self, task: _Task, seconds: float) -> None:
+        """Shorter when what was in the way has passed for somebody else."""
+        was_away = self.error is not None
+        with self._condition:
+            self._condition.wait_for(lambda: task.abandoned or (was_away and self.error is None), seconds)

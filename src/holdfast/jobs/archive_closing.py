@@ -74,10 +74,10 @@ class Closing:
                 self._thread.start()
 
     @property
-    def is_busy(self) -> bool:
-        """Whether it is not known yet that there is one."""
+    def is_at_work(self) -> bool:
+        """Whether it is not known yet that there is one, nor that it cannot be taken now."""
         with self._condition:
-            return self._wanted is not None
+            return self._wanted is not None and not self.state.startswith("failed")
 
     def stop(self) -> None:
         """Ends the process, if one is at work, and waits for it a few seconds."""

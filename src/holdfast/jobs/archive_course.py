@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError
 from holdfast.jobs.archive_beginning import Greeting, beginning, histories_of
-from holdfast.jobs.archive_lane import Course, Lane
+from holdfast.jobs.archive_lane import Lane
 from holdfast.jobs.archive_portions import Intake
+from holdfast.jobs.archive_putting import Course
 from holdfast.policy.resuming import Resume, Why, resume
 from holdfast.postgres.lsn import Lsn
 from holdfast.postgres.streaming import TimelineEnds, WalSession

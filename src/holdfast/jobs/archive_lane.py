@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -18,13 +17,14 @@ from holdfast.jobs.archive_carrier import Carrier, Urgency
 from holdfast.jobs.archive_cursor import Cursor
 from holdfast.jobs.archive_memory import Memory
 from holdfast.jobs.archive_portions import Portion
-from holdfast.jobs.archive_tails import Tails, merged_piece
+from holdfast.jobs.archive_putting import Course, Going, Putting
+from holdfast.jobs.archive_tails import Tails
 from holdfast.policy.durable import Durable
 from holdfast.policy.resuming import Why
 from holdfast.postgres.lsn import Lsn, history_name
 from holdfast.repository.repository import Repository
 from holdfast.repository.wal.held import Begin
-from holdfast.repository.wal.pieces import MAX_PIECE_BYTES, Piece, Stream
+from holdfast.repository.wal.pieces import MAX_PIECE_BYTES, Stream
 from holdfast.repository.wal.reading import WalReader
 from holdfast.repository.wal.writing import WalWriter
 
@@ -33,35 +33,10 @@ TAILS_ON_THE_WAY = 3
 """While so many are not durable, new bytes wait and go together."""
 ROOM_BYTES = 96 * 2**20
 """Of full portions in memory; at least three are allowed."""
-SPAN_BITS = 8
 
 Trouble = Callable[[HoldfastError], None]
 OpenRepository = Callable[[Trouble], Repository]
 """Opens it; while its store makes trouble and tries again by itself, it says so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """A stretch of streaming: one timeline, from the beginning of a segment on."""
-
-    number: int
-    """They are counted."""
-    stream: Stream
-    segment_size: int
-    timeline: int
-    start: Lsn
-
-
-@dataclass(slots=True)
-class _Going:
-    course: Course
-    durable: Durable
-    stop: Lsn | None = None
-    """Where it ended; None: it goes on."""
-
-    @property
-    def is_over(self) -> bool:
-        return self.stop is not None and self.durable.confirmed >= self.stop
 
 
 class Lane:
@@ -79,23 +54,20 @@ class Lane:
         self._source = source
         self._open_repository = open_repository
         self._every = every.total_seconds()
-        self._says_clock_every = 60.0 if self._every < 5 else 300.0
+        self.says_clock_every = 60.0 if self._every < 5 else 300.0
         self._clock = clock
         self.carrier = Carrier(f"wal {name}", workers=WORKERS, clock=clock, changed=changed, is_fatal=self._is_fatal)
         self._lock = threading.Lock()
         self.repository: Repository | None = None
-        self.memory: Memory | None = None
-        """What is held there; None: not read yet, or not to be believed any more."""
+        self._putting = Putting(name, self.carrier, self._lock, clock)
         self._writer: WalWriter | None = None
+        self._writes: Stream | None = None
         self._cursor: Cursor | None = None
-        self._going: deque[_Going] = deque()
+        self._going: deque[Going] = deque()
         self._tails: dict[tuple[int, int, int], Tails] = {}
         self._cut_at = clock.monotonic()
-        self._tails_on_the_way = 0
         self._drops = 0
-        """How often it was left behind since something was put."""
-        self.waiting_bytes = 0
-        """Of full portions that are not durable yet: they hold memory."""
+        """How often it was left behind, and nothing was put in between."""
 
     def _is_fatal(self, error: HoldfastError) -> bool:
         """Whether trying again is of no use: what stands in the way does not pass."""
@@ -113,11 +85,12 @@ class Lane:
         """Gives up what is on its way, so that others can go on, and begins anew in the background."""
         self.carrier.abandon()
         with self._lock:
-            self.memory = self._cursor = None
+            self._cursor = None
             self._going.clear()
             self._tails.clear()
-            self._tails_on_the_way = self.waiting_bytes = 0
-            self._drops += 1
+            self._drops = 1 if self._putting.put_since else self._drops + 1
+            self._putting.put_since = False
+            self._putting.forget()
         self.open()
 
     def _open(self) -> None:
@@ -128,7 +101,10 @@ class Lane:
         reader = WalReader(self.repository)
         held = [reader.held(stream) for stream in reader.streams(self._source)]
         with self._lock:
-            self.memory = Memory(reader, held)
+            self._putting.memory = Memory(reader, held)
+        for one in held:  # summaries that an earlier receiver did not come to
+            writer = WalWriter(self.repository, one.stream, one.segment_size)
+            self.carrier.give(partial(writer.summarise_held, one), Urgency.TIDYING)
 
     # --- one course after the other
 
@@ -137,9 +113,11 @@ class Lane:
 
         Returns places at which pieces that are held end."""
         assert self.repository is not None
-        assert self.memory is not None
-        writer = self._writer = WalWriter(self.repository, course.stream, course.segment_size)
-        held = self.memory.segments_from(course.stream, course.timeline, course.start // course.segment_size)
+        assert self._putting.memory is not None
+        if self._writer is None or self._writes != course.stream:
+            self._writer, self._writes = WalWriter(self.repository, course.stream, course.segment_size), course.stream
+        writer = self._writer
+        held = self._putting.memory.segments_from(course.stream, course.timeline, course.start // course.segment_size)
         cursor = Cursor(
             stream=course.stream,
             start=course.start,
@@ -153,30 +131,35 @@ class Lane:
             self._cursor = cursor
             # One that did not end was drained, or was broken off by a gap: nothing of it is awaited.
             self._going = deque(going for going in self._going if going.stop is not None)
-            self._going.append(_Going(course, durable))
+            self._going.append(Going(course, durable))
             self._tails.clear()
         for timeline, content in histories.items():
-            self.memory.history(course.stream, course.segment_size, timeline, content)
+            self._putting.memory.history(course.stream, course.segment_size, timeline, content)
         if begin is not None:
-            self.memory.begun(begin)
+            self._putting.memory.begun(begin)
         self.carrier.give(partial(_prepare, writer, begin, dict(histories)), Urgency.FIRST)
         return tuple(Lsn(number * course.segment_size + segment.stop) for number, segment in held.items())
 
     def beginnings(self, stream: Stream) -> list[Begin]:
         """Where WAL begins that does not go on from what was held before."""
-        held = [] if self.memory is None else self.memory.held()
+        held = [] if self._putting.memory is None else self._putting.memory.held()
         return [begin for one in held if one.stream == stream for begin in one.begins if begin.why != Why.TIMELINE]
+
+    @property
+    def memory(self) -> Memory | None:
+        """What is held there; None: not read yet, or not to be believed any more."""
+        return self._putting.memory
 
     @property
     def is_open(self) -> bool:
         with self._lock:
-            return self.memory is not None
+            return self._putting.memory is not None
 
     @property
     def is_full(self) -> bool:
         """Whether so much waits in memory that no more may come."""
         portion = min(self._cursor.segment_size, MAX_PIECE_BYTES) if self._cursor is not None else 0
-        return self.waiting_bytes >= max(ROOM_BYTES, 3 * portion)
+        return self._putting.waiting_bytes >= max(ROOM_BYTES, 3 * portion)
 
     @property
     def is_going(self) -> bool:
@@ -191,7 +174,7 @@ class Lane:
             cursor = self._cursor
             if cursor is None or portion.lsn(portion.stop) <= cursor.position:
                 return False
-            if self._tails_on_the_way >= TAILS_ON_THE_WAY:
+            if self._putting.tails_on_the_way >= TAILS_ON_THE_WAY:
                 return False
         return at_once or self.seconds_left <= 0
 
@@ -202,7 +185,7 @@ class Lane:
             return False
         if self.carrier.outstanding:
             return False
-        return cursor.said is None or (clock - cursor.said).total_seconds() >= self._says_clock_every
+        return cursor.said is None or (clock - cursor.said).total_seconds() >= self.says_clock_every
 
     @property
     def seconds_left(self) -> float:
@@ -221,8 +204,8 @@ class Lane:
             return
         with self._lock:
             tails.cut(piece)
-            self._tails_on_the_way += 1
-        self.carrier.give(partial(self._put_tail, self._going[-1], self._writer_, portion, tails, piece))
+            self._putting.tails_on_the_way += 1
+        self.carrier.give(partial(self._putting.tail, self._going[-1], self._writer_, portion, tails, piece))
 
     def seal(self, portion: Portion, clock: datetime | None) -> None:
         """A portion is full. Raises ``Refused`` as :meth:`offer` does."""
@@ -234,9 +217,9 @@ class Lane:
         with self._lock:
             self._tails.pop(_key(portion), None)
             if piece is not None:
-                self.waiting_bytes += portion.size
+                self._putting.waiting_bytes += portion.size
         if piece is not None:
-            self.carrier.give(partial(self._put_whole, self._going[-1], self._writer_, portion, tails, piece))
+            self.carrier.give(partial(self._putting.whole, self._going[-1], self._writer_, portion, tails, piece))
 
     def end(self, portion: Portion, stop: Lsn) -> None:
         """The timeline is over at ``stop``: the last portion stays a tail, of one piece."""
@@ -248,7 +231,7 @@ class Lane:
             self._cursor = None
             tails = self._tails.get(_key(portion))
         if tails is not None:
-            self.carrier.give(partial(self._join_last, self._writer_, portion, tails), Urgency.TIDYING)
+            self.carrier.give(partial(self._putting.join_last, self._writer_, portion, tails), Urgency.TIDYING)
 
     def stop(self) -> None:
         self.carrier.close()
@@ -264,83 +247,6 @@ class Lane:
             if not self._going:
                 return None
             return self._going[0].course.number, self._going[0].durable.of(self.name)
-
-    @property
-    def position(self) -> Lsn | None:
-        cursor = self._cursor
-        return None if cursor is None else cursor.position
-
-    # --- in the carrier's threads
-
-    def _put_tail(self, going: _Going, writer: WalWriter, portion: Portion, tails: Tails, piece: Piece) -> None:
-        name = writer.put(piece, portion.view(piece.start, piece.stop), tail=True)
-        with self._lock:
-            tails.arrived(piece, name)
-            self._tails_on_the_way = max(0, self._tails_on_the_way - 1)
-            self._confirm(going, portion, piece, name)
-            merge = not tails.whole and bool(tails.to_merge())
-        if tails.is_over:
-            self._remove(writer, tails.names())
-        elif merge:
-            self.carrier.give(partial(self._merge, writer, portion, tails), Urgency.TIDYING)
-
-    def _put_whole(self, going: _Going, writer: WalWriter, portion: Portion, tails: Tails, piece: Piece) -> None:
-        name = writer.put(piece, portion.view(piece.start, piece.stop), tail=False)
-        with self._lock:
-            tails.whole = True
-            self.waiting_bytes = max(0, self.waiting_bytes - portion.size)
-            self._confirm(going, portion, piece, name)
-        if tails.is_over:
-            self._remove(writer, tails.names())
-        last = portion.segment.number & ((1 << SPAN_BITS) - 1) == (1 << SPAN_BITS) - 1
-        if last and portion.limit == portion.segment.size:
-            span = portion.segment.number >> SPAN_BITS
-            self.carrier.give(partial(self._summarise, writer, portion.segment.timeline, span), Urgency.TIDYING)
-
-    def _merge(self, writer: WalWriter, portion: Portion, tails: Tails, *, ended: bool = False) -> None:
-        with self._lock:
-            pieces = [] if tails.whole else tails.to_merge(ended=ended)
-        if not pieces:
-            return
-        piece = merged_piece(pieces)
-        name = writer.put(piece, portion.view(piece.start, piece.stop), tail=True)
-        with self._lock:
-            replaced = tails.merged(pieces, piece, name)
-            self._remember(piece, name)
-        self._remove(writer, replaced)
-        if tails.is_over:
-            self._remove(writer, [name])
-
-    def _join_last(self, writer: WalWriter, portion: Portion, tails: Tails) -> None:
-        with self._lock:
-            waits = tails.on_the_way > 0
-        if waits:
-            self.carrier.give(partial(self._join_last, writer, portion, tails), Urgency.TIDYING)
-            self._clock.sleep(0.05)
-            return
-        self._merge(writer, portion, tails, ended=True)
-        self._summarise(writer, portion.segment.timeline, portion.segment.number >> SPAN_BITS, final=True)
-
-    def _remove(self, writer: WalWriter, names: list[str]) -> None:
-        if names:
-            self.carrier.give(partial(writer.remove_tails, names), Urgency.TIDYING)
-
-    def _summarise(self, writer: WalWriter, timeline: int, span: int, *, final: bool = False) -> None:
-        writer.summarise(timeline, span, final=final)
-
-    def summarise(self, timeline: int, spans: list[int]) -> None:
-        """Summaries that an earlier receiver did not come to."""
-        for span in spans:
-            self.carrier.give(partial(self._summarise, self._writer_, timeline, span), Urgency.TIDYING)
-
-    def _confirm(self, going: _Going, portion: Portion, piece: Piece, name: str) -> None:
-        self._drops = 0
-        going.durable.add(self.name, portion.lsn(piece.start), portion.lsn(piece.stop))
-        self._remember(piece, name)
-
-    def _remember(self, piece: Piece, name: str) -> None:
-        if self.memory is not None:
-            self.memory.put(piece, name)
 
     @property
     def _writer_(self) -> WalWriter:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from holdfast.clock import Clock
+from holdfast.errors import PermissionRefused
 from holdfast.jobs.archive import Options, Receiver
 from holdfast.jobs.archive_closing import SnapshotCommand
 from holdfast.jobs.archive_events import Listener
@@ -23,12 +26,29 @@ class Serving:
 
     def run(self) -> None:
         """Raises :class:`~holdfast.errors.AlreadyRunning`, and what the receiver raises."""
-        path = self._settings.socket
-        with only_one(path), WalSocket(path, push=self._pushing.push, status=self._status):
+        with ExitStack() as scope:
+            self._listen(scope)
             if self._settings.via == "archive":
                 self.receiver.run_without_streaming()
             else:
                 self.receiver.run()
+
+    def _listen(self, scope: ExitStack) -> None:
+        """State can be lost, and may be nobody's to write: WAL streams all the same, and its slot keeps a second
+        receiver out."""
+        path = self._settings.socket
+        try:
+            scope.enter_context(only_one(path))
+            scope.enter_context(WalSocket(path, push=self._pushing.push, status=self._status))
+        except PermissionRefused as error:
+            if self._settings.via == "archive":
+                raise
+            self.receiver.telling.no_socket(error)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong at present, for people."""
+        return self.receiver.status().warnings
 
     def _status(self) -> Json:
         return self.receiver.status().to_json()

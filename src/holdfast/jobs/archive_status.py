@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import Protocol
 
+from holdfast.jobs.archive_closing import Closing
+from holdfast.jobs.archive_course import Flow
+from holdfast.jobs.archive_guard import Guard
+from holdfast.jobs.archive_lanes import Lanes
+from holdfast.jobs.archive_streaming import Standing
+from holdfast.jobs.archive_telling import Telling
+from holdfast.jobs.archive_watch import Watch
 from holdfast.jobs.receiver_status import ReceiverStatus, RepositoryProgress
+from holdfast.jobs.wal_settings import WalSettings
 from holdfast.messages import _
 from holdfast.postgres.lsn import Lsn
 
-if TYPE_CHECKING:
-    from holdfast.jobs.archive import Receiver
+
+class Parts(Protocol):
+    """What there is to look at. Read while the receiver goes on: each value is right, not all of one moment."""
+
+    settings: WalSettings
+    started: datetime
+    phase: str
+    server: str
+    gave_up: bool
+    flow: Flow | None
+    standing: Standing
+    lanes: Lanes
+    guard: Guard
+    watch: Watch
+    closing: Closing
+    telling: Telling
 
 
-def status_of(receiver: Receiver, *, host: str) -> ReceiverStatus:
-    flow, standing, observed = receiver.flow, receiver.standing, receiver.watch.observed
+def status_of(parts: Parts, *, host: str) -> ReceiverStatus:
+    flow, standing, observed = parts.flow, parts.standing, parts.watch.observed
     slot = observed.slot if observed is not None else None
     return ReceiverStatus(
-        source=receiver.settings.source,
+        source=parts.settings.source,
         pid=os.getpid(),
         host=host,
-        started=receiver.started,
-        phase=receiver.phase,
-        server=receiver.server,
+        started=parts.started,
+        phase=parts.phase,
+        server=parts.server,
         system_identifier=flow.course.stream.system_identifier if flow is not None else None,
         timeline=flow.course.timeline if flow is not None else None,
         received=flow.intake.received if flow is not None else None,
@@ -30,38 +53,42 @@ def status_of(receiver: Receiver, *, host: str) -> ReceiverStatus:
         server_end=standing.server_end or None,
         safe_until=standing.safe_until,
         heard=standing.heard,
-        repositories=tuple(_progress(receiver)),
+        repositories=tuple(_progress(parts.lanes)),
         sync_state=observed.sync_state if observed is not None else None,
         retained=slot.retained if slot is not None else None,
-        warnings=tuple(_warnings(receiver)),
-        snapshot=receiver.closing.state,
+        warnings=tuple(_warnings(parts)),
+        snapshot=parts.closing.state,
     )
 
 
-def _progress(receiver: Receiver) -> list[RepositoryProgress]:
+def _progress(lanes: Lanes) -> list[RepositoryProgress]:
     found = []
-    for lane in receiver.lanes:
-        durable = lane.durable
-        error = lane.carrier.error
+    for lane in lanes:
+        durable, error, since = lane.durable, lane.carrier.error, lane.carrier.since
         found.append(
             RepositoryProgress(
                 repository=lane.name,
                 durable=durable[1] if durable is not None else Lsn(0),
                 error="" if error is None else str(error),
-                since=lane.carrier.since if error is not None else None,
+                since=since if error is not None else None,
             )
         )
     return found
 
 
-def _warnings(receiver: Receiver) -> list[str]:
+def _warnings(parts: Parts) -> list[str]:
     texts = []
-    if receiver.gave_up:
+    if parts.gave_up:
         texts.append(_("the replication slot is given up until the repositories work again: WAL is being lost"))
-    if receiver.telling.trouble:
-        texts.append(receiver.telling.trouble)
-    texts += receiver.guard.standing()
-    if receiver.closing.state.startswith("failed"):
-        texts.append(_("no snapshot yet that recovery could begin with: {why}").format(why=receiver.closing.state))
-    texts += [f"{lane.name}: {lane.carrier.error}" for lane in receiver.lanes if lane.carrier.error is not None]
+    if parts.telling.trouble:
+        texts.append(parts.telling.trouble)
+    texts += parts.guard.standing()
+    if parts.closing.state.startswith("failed"):
+        texts.append(_("no snapshot yet that recovery could begin with: {why}").format(why=parts.closing.state))
+    for lane in parts.lanes:
+        error = lane.carrier.error
+        if error is not None:
+            texts.append(f"{lane.name}: {error}")
+    if parts.phase == "streaming" and parts.watch.error is not None:
+        texts.append(_("our slot cannot be watched: {error}").format(error=parts.watch.error))
     return texts

@@ -130,7 +130,6 @@ class Streaming:
         timeout = self._patience()
         for _number in range(_BATCH):
             message = self._session.receive(timeout)
-            self._waking.clear()
             if isinstance(message, TimelineEnds):
                 return message
             if message is None:
@@ -139,6 +138,7 @@ class Streaming:
             if not self.has_room():
                 break
             timeout = 0
+        self._waking.clear()  # whatever woke us is looked at after this
         return None
 
     def _take(self, message: Message) -> None:

@@ -22,6 +22,8 @@ class _Entry:
     name: str = ""
     """The object's; empty until it is durable."""
     merged: bool = False
+    claimed: bool = False
+    """Somebody is about to put what takes its place."""
 
 
 class Tails:
@@ -54,14 +56,21 @@ class Tails:
         """Of all that is durable."""
         return self._old + [entry.name for entry in self._entries if entry.name]
 
-    def to_merge(self, *, ended: bool = False) -> list[Piece]:
-        """The oldest pieces that one may take the place of, all durable; none, if they are too few. ``ended``: nothing
-        more comes, so all of ours are joined, if there are several."""
-        single = [entry for entry in self._entries if ended or not entry.merged]
-        wanted = len(single) if ended else MERGED_AT
-        ready = single[:wanted]
-        if len(ready) < max(wanted, 2) or not all(entry.name for entry in ready):
-            return []
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything is durable, and nothing is being merged."""
+        return not any(entry.claimed or not entry.name for entry in self._entries)
+
+    def claim(self, *, ended: bool = False) -> list[Piece]:
+        """The oldest pieces that one is to take the place of, all durable; none, if they are too few. They are given
+        once. ``ended``: nothing more comes, so all of ours are joined, if there are several."""
+        if ended:
+            ready = self._entries if self.is_settled and len(self._entries) > 1 else []
+        else:
+            single = [entry for entry in self._entries if not (entry.merged or entry.claimed)][:MERGED_AT]
+            ready = single if len(single) == MERGED_AT and all(entry.name for entry in single) else []
+        for entry in ready:
+            entry.claimed = True
         return [entry.piece for entry in ready]
 
     def merged(self, pieces: Iterable[Piece], piece: Piece, name: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.clock import Clock
-from holdfast.errors import AlreadyRunning, HoldfastError
+from holdfast.errors import AlreadyRunning, HoldfastError, PermissionRefused
 from holdfast.jobs.archive_events import Event, Listener, Weight, in_words
 from holdfast.jobs.archive_guard import Finding
 from holdfast.messages import _
@@ -26,6 +26,10 @@ class Telling:
         self.trouble = ""
         text = _("streaming from {server}, timeline {timeline}, from {lsn} on")
         self.tell(Weight.INFO, "streaming", text.format(server=server, timeline=timeline, lsn=lsn))
+
+    def no_socket(self, error: PermissionRefused) -> None:
+        text = _("{error}; `wal push` and `status` cannot ask this receiver").format(error=in_words(error))
+        self.tell(Weight.WARNING, "no socket", text, error.hint)
 
     def timeline(self, timeline: int, lsn: Lsn) -> None:
         text = _("timeline {timeline} goes on from {lsn}").format(timeline=timeline, lsn=lsn)

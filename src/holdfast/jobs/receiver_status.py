@@ -113,11 +113,11 @@ class ReceiverStatus:
                         error=_string(one["error"]),
                         since=_moment(one["since"]),
                     )
-                    for one in data["repositories"]
+                    for one in _list(data["repositories"])
                 ),
                 sync_state=None if data["sync_state"] is None else _string(data["sync_state"]),
                 retained=_whole(data["retained"]),
-                warnings=tuple(_string(text) for text in data["warnings"]),
+                warnings=tuple(_string(text) for text in _list(data["warnings"])),
                 snapshot=_string(data["snapshot"]),
             )
         except (KeyError, TypeError, ValueError, UsageError, AttributeError, OverflowError):
@@ -134,6 +134,12 @@ def _iso(moment: datetime | None) -> str | None:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
         raise TypeError
     return value
 

@@ -73,9 +73,9 @@ class Records:
 
     def end(self, step: Step) -> Lsn | None:
         """Where the last whole record ends that ends in it; None: none is known to."""
+        if step.stop < step.start + step.segment.stop:  # another branch goes on there: a timeline begins after a record
+            return Lsn(step.stop)
         ends = [facts.records_end for facts in self.facts(step) if facts and facts.records_end]
-        if step.stop < step.start + step.segment.stop:  # the file goes on with what another branch wrote
-            ends += [tx.end for tx in self.transactions(step)] + [event.end for event in self.events(step)]
         return max((Lsn(end) for end in ends if end <= step.stop), default=None)
 
     def transactions(self, step: Step) -> tuple[Transaction, ...]:

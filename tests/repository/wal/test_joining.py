@@ -88,6 +88,12 @@ def test_merged_tails_and_the_segment_win_over_many() -> None:
     assert join([*tails, piece(0, 4), piece(0, 6)], EMPTY).chain == (piece(0, 6),)
 
 
+def test_the_fewest_pieces() -> None:
+    """Though another way ends with a longer piece."""
+    short = [piece(0, 3), piece(3, 6)]
+    assert join([piece(0, 1), piece(1, 2), piece(2, 6), *short], EMPTY).chain == tuple(short)
+
+
 def test_thousands_of_tails() -> None:
     """Without DELETE they stay."""
     tails = [HeldPiece(str(n), n, n + 1, str(n).encode(), str(n + 1).encode(), None, {}) for n in range(20_000)]

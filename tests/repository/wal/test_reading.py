@@ -353,6 +353,23 @@ def test_an_object_under_the_name_of_another(repository: Repository, store: Faul
     assert len(held.problems) == 1
 
 
+def test_bytes_that_do_not_have_their_digest(repository: Repository) -> None:
+    """Sealed by somebody with the key, and no care: neither a segment nor a tail is taken at its word."""
+    server = Streamer(repository)
+    server.begin()
+    server.writer.put(server.piece(0, 0, SIZE), segment(1), tail=False)
+    server.tail(1, 0, 10)
+    server.writer.put(server.piece(1, 10, 60), segment(2)[10:60], tail=True)
+    reader = WalReader(repository)
+    whole, tails = reader.held(STREAM).segments
+    with pytest.raises(Damaged, match="its digest"):
+        list(reader.content(STREAM, whole))
+    reading = reader.content(STREAM, tails)
+    assert next(reading) == segment(1)[:10]
+    with pytest.raises(Damaged, match="its digest"):
+        next(reading)
+
+
 def test_a_beginning_that_cannot_be_read(repository: Repository, store: FaultyStore) -> None:
     """Then everything is listed: what lies before the others is found all the same."""
     server = Streamer(repository)

@@ -236,4 +236,4 @@ def test_a_summary_that_cannot_be_read_costs_requests_alone(repository: Reposito
     held = told(repository)
     assert len(held.segments) == 256
     assert [problem.partition(":")[0] for problem in held.problems] == [name]
-    assert server.writer.summarise(1, 0), "a new one is made"
+    assert Streamer(repository).writer.summarise(1, 0), "who comes next makes a new one"

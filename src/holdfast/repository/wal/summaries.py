@@ -6,12 +6,13 @@ twice, which harms nobody. Where nothing may be deleted, nothing is merged.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 from holdfast.errors import Damaged, ObjectMissing, PermissionRefused
 from holdfast.repository.ids import new_object_id
-from holdfast.repository.objects import Kind, StreamRef
+from holdfast.repository.objects import Kind, StreamRef, parse_stream_name
 from holdfast.repository.repository import Repository
 from holdfast.repository.wal.held import HeldPiece
 from holdfast.repository.wal.spans import Span, decode_spans, encode_spans
@@ -21,26 +22,26 @@ SMALL_SUMMARIES = 32
 MOST_SPANS = 256
 """In one object."""
 Key = tuple[int, int]
+"""Timeline and span."""
+Fingerprint = bytes
+"""Of names."""
 
 
 class Summaries:
-    """Reads all of them whenever it is asked: rarely, and nothing is kept in memory."""
+    """Thread-safe. Remembers of each object only which spans it tells, and a fingerprint of what it says there."""
 
     def __init__(self, repository: Repository, stream: str) -> None:
         self._repository, self._stream = repository, stream
+        self._known: dict[str, Mapping[Key, Fingerprint]] = {}
 
     def tell(self, timeline: int, span: int, names: Collection[str]) -> bool:
-        """Whether all these pieces of the span are in summaries."""
+        """Whether some summary of the span names these pieces, and no others."""
         return not self.untold({(timeline, span): names})
 
     def untold(self, spans: Mapping[Key, Collection[str]]) -> list[Key]:
-        """Of these, the spans with pieces that no summary names."""
-        told: dict[Key, set[str]] = {}
-        for _name, summary in self._read():
-            for span in summary:
-                key = span.timeline, span.span
-                told.setdefault(key, set()).update(piece.name for _number, piece in span.pieces)
-        return [key for key, names in spans.items() if not told.get(key, set()).issuperset(names)]
+        """Of these, the spans of which no summary names these pieces, and no others."""
+        told = {item for summary in self._look().values() for item in summary.items()}
+        return [key for key, names in spans.items() if (key, _fingerprint(names)) not in told]
 
     def put(self, spans: Iterable[Span]) -> None:
         remaining = iter(spans)
@@ -49,20 +50,21 @@ class Summaries:
         self._merge()
 
     def _merge(self) -> None:
-        everything = self._read()
-        small = [(name, spans) for name, spans in everything if len(spans) < SMALL_SUMMARIES]
+        everything = self._look()
+        small = {name: spans for name, spans in everything.items() if len(spans) < SMALL_SUMMARIES}
         if len(small) <= SMALL_SUMMARIES:
             return
-        large = _names(spans for _name, spans in everything if len(spans) >= SMALL_SUMMARIES)
-        redundant = [name for name, spans in small if _names([spans]) <= large]
-        rest = [(name, spans) for name, spans in small if name not in redundant]
+        large = {item for name, spans in everything.items() if name not in small for item in spans.items()}
+        redundant = [name for name, spans in small.items() if spans.items() <= large]
+        rest = [name for name in small if name not in redundant]
         if not self._delete(redundant) or not self._may_delete() or len(rest) < 2:
             return
-        merged = _united(spans for _name, spans in rest)
+        read = {name: spans for name in rest if (spans := self._read(name)) is not None}
+        merged = _united(read.values())
         for first in range(0, len(merged), MOST_SPANS):
             data = encode_spans(self._stream, merged[first : first + MOST_SPANS])
             self._repository.put_stream_object(Kind.SPAN, self._stream, data)
-        self._delete([name for name, _spans in rest])
+        self._delete(read)
 
     def _delete(self, names: Iterable[str]) -> bool:
         """False once the store refuses."""
@@ -77,19 +79,34 @@ class Summaries:
         """Asked with a name that nothing has, before anything is written."""
         return self._delete([StreamRef(Kind.SPAN, new_object_id(), self._stream).name])
 
-    def _read(self) -> list[tuple[str, Sequence[Span]]]:
-        found: list[tuple[str, Sequence[Span]]] = []
+    def _look(self) -> Mapping[str, Mapping[Key, Fingerprint]]:
+        """What each object that is there and can be read tells. Those that are new are read, one after the other."""
+        found = {}
         for listed in list(self._repository.store.list(f"{Kind.SPAN.prefix}{self._stream}/")):
-            try:
-                spans = decode_spans(self._repository.ids, self._stream, self._repository.get_listed(listed))
-            except (Damaged, ObjectMissing):
-                continue  # merged meanwhile, or of no use: it is verified, not written, who tells
-            found.append((listed.name, spans))
+            known = self._known.get(listed.name)
+            if known is None:
+                spans = self._read(listed.name)
+                if spans is None:
+                    continue
+                known = {
+                    (one.timeline, one.span): _fingerprint(piece.name for _number, piece in one.pieces) for one in spans
+                }
+            found[listed.name] = known
+        self._known = found
         return found
 
+    def _read(self, name: str) -> Sequence[Span] | None:
+        """None: merged meanwhile, or of no use: whoever verifies tells."""
+        ref = parse_stream_name(name)
+        try:
+            data = None if ref is None else self._repository.get_object(ref)
+            return None if data is None else decode_spans(self._repository.ids, self._stream, data)
+        except (Damaged, ObjectMissing):
+            return None
 
-def _names(summaries: Iterable[Sequence[Span]]) -> set[str]:
-    return {piece.name for spans in summaries for span in spans for _number, piece in span.pieces}
+
+def _fingerprint(names: Iterable[str]) -> Fingerprint:
+    return hashlib.sha256("\n".join(sorted(set(names))).encode()).digest()
 
 
 def _united(summaries: Iterable[Sequence[Span]]) -> list[Span]:

@@ -60,7 +60,7 @@ class Survey:
             starts |= {(name.timeline, name.number >> SPAN_BITS) for name in listed}
         listings = walk(self._repository, stream, starts, known=look.full, workers=self._workers)
         known = {name: item for pieces in told.values() for name, item in pieces.items()}
-        for key in look.full:
+        for key in sorted(look.full):  # in the order in which they are joined
             look.take((key[0], number, piece) for number, piece in told[key].values())
         segments = {name for listing in listings.values() for name in listing.segments}
         look.take((name.timeline, *known[name.name]) for name in segments if name.name in known)
