@@ -143,8 +143,14 @@ def test_goes_on_where_it_stopped(make_cluster: Callable[..., Cluster], place: P
         write(cluster, 7)
     with receiving(wal, places) as going:
         going.caught_up(cluster)
+        cluster.execute("select pg_switch_wal()")
+        write(cluster, 1)
+        going.caught_up(cluster)
     held = place.the_held()
     assert [begin.why for begin in held.begins] == ["first"]
+    last = {piece.name for piece in held.segments[-1].pieces}
+    left = {str(path.relative_to(place.folder)) for path in tails(place)}
+    assert left <= last, "tails of whole segments are removed, those of an earlier receiver too"
     check_contents(cluster, place)
 
 
@@ -252,6 +258,7 @@ def test_another_cluster_is_refused_and_adopted(servers: Servers, place: Place, 
         assert isinstance(failure, Refused)
         assert str(before.stream.system_identifier) in str(failure)
     assert place.the_held() == before
+    assert second.value("select count(*) from pg_replication_slots") == 0, "a server that is not ours is left as it is"
     identifier = int(second.control_data()["Database system identifier"])
     with receiving(settings(second, places, state), places, options=Options(adopt=identifier)) as going:
         write(second, 3)

@@ -107,6 +107,19 @@ def test_it_may_start_anywhere(seed: int, skipped: int) -> None:
     assert found == [end for end in ends if end.lsn >= page]
 
 
+@given(seed=st.integers(0, 1000), skipped=st.integers(0, 60_000), longest=st.sampled_from([50, 5000, 70_000]))
+@settings(max_examples=60, deadline=None)
+def test_it_says_when_it_may_have_missed_an_ending(seed: int, skipped: int, longest: int) -> None:
+    making, ends = story(seed)
+    wal = making.wal()
+    start = making.start + min(skipped, len(wal) - 1)
+    scan = scanner(making, start)
+    facts = cut(scan, wal[start - making.start :], seed, longest)
+    held = [end for end in ends if end.end > start]
+    assert facts.is_blind or facts.commits + facts.aborts == len(held)
+    assert not cut(scanner(making), wal, seed, longest).is_blind, "it saw everything from the beginning"
+
+
 @pytest.mark.parametrize("at", [4, 8, 16, 17, 21, 26, 30])
 def test_a_damaged_record_is_not_believed(at: int) -> None:
     making = Making()

@@ -119,8 +119,9 @@ class _Lines:
             if self._session.json:
                 output.note(as_json(event, self._zone, indent=None))
                 return
-            mark = "" if event.weight.value == "info" else event.weight.value.upper() + ": "
-            output.note(f"{event.when.astimezone(self._zone):%Y-%m-%d %H:%M:%S} {mark}{event.text}")
+            marks = {"info": "{text}", "warning": _("WARNING: {text}"), "alarm": _("ALARM: {text}")}
+            text = marks[event.weight.value].format(text=event.text)
+            output.note(f"{event.when.astimezone(self._zone):%Y-%m-%d %H:%M:%S} {text}")
             if event.hint:
                 output.note(f"{'':20}{event.hint}")
 

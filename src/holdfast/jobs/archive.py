@@ -13,7 +13,7 @@ from datetime import datetime
 
 from holdfast.clock import Clock
 from holdfast.errors import AlreadyRunning, HoldfastError, NoSpace, NotReachable, PermissionRefused, TryLater
-from holdfast.jobs.archive_beginning import Greeting, greet, release_slot
+from holdfast.jobs.archive_beginning import Greeting, greet, release_slot, with_slot
 from holdfast.jobs.archive_closing import Closing, Opening, SnapshotCommand
 from holdfast.jobs.archive_course import Courses, Flow
 from holdfast.jobs.archive_events import Listener
@@ -164,7 +164,7 @@ class Receiver:
             self.server = str(session.server)
             self.watch.follow(session.server)
             greeting = greet(session, self.settings.slot)
-            flow = self._begin(greeting)
+            flow = self._begin(session, greeting)
             if flow is None:
                 return
             start = flow.intake.again()
@@ -181,10 +181,12 @@ class Receiver:
                 self.phase = "stopping"
                 streaming.finish(self._options.shutdown_seconds)
 
-    def _begin(self, greeting: Greeting) -> Flow | None:
+    def _begin(self, session: WalSession, greeting: Greeting) -> Flow | None:
         """Where it goes on; None: what is on its way must become durable first, and we were stopped meanwhile."""
-        if greeting.slot_was_lost:
+        self._courses.decide(greeting, self.lanes.open, gone=self._gone)  # another server is refused, and left as it is
+        if greeting.slot_is_lost:
             self.telling.slot_lost(self.settings.slot)
+        greeting = with_slot(session, self.settings.slot, greeting)
         self._goal = self._goal or greeting.says.flushed
         decided = self._courses.decide(greeting, self.lanes.open, gone=self._gone)
         if self.flow is not None:

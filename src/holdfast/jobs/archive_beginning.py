@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from holdfast.clock import Clock
 from holdfast.errors import AlreadyRunning
 from holdfast.policy.resuming import Resume, Resumed, ServerSays, Why
-from holdfast.postgres.streaming import WalSession
+from holdfast.postgres.streaming import SlotState, WalSession
 from holdfast.postgres.timelines import parse_history
 from holdfast.repository.wal.held import Begin
 from holdfast.repository.wal.pieces import Stream
@@ -24,32 +24,39 @@ class Greeting:
     says: ServerSays
     histories: Mapping[int, bytes]
     """The history files of its timeline and of that one's ancestors, as far as it has them."""
-    slot_was_lost: bool
-    """Our slot was there and kept nothing any more: it was made anew."""
-    slot_is_new: bool
+    slot: SlotState | None
+    """Ours, as it is; None: there is none."""
+
+    @property
+    def slot_is_lost(self) -> bool:
+        """It is there and keeps nothing any more."""
+        return self.slot is not None and self.slot.restart_lsn is None
 
 
 def greet(session: WalSession, slot: str) -> Greeting:
-    """Who the server is; our slot is there afterwards, and keeps WAL."""
+    """Who the server is. Nothing is changed there: it may be another than the one that is meant."""
     identity = session.identify()
-    size = session.segment_size()
     histories = histories_of(session, identity.timeline)
-    history = parse_history(identity.timeline, histories.get(identity.timeline, b""))
     state = session.slot(slot)
-    lost = state is not None and state.restart_lsn is None
-    if lost:
-        session.drop_slot(slot)
-    oldest = session.create_slot(slot) if state is None or state.restart_lsn is None else state.restart_lsn
     says = ServerSays(
         system_identifier=identity.system_identifier,
         timeline=identity.timeline,
         flushed=identity.flushed,
-        segment_size=size,
-        history=history,
-        oldest=oldest,
+        segment_size=session.segment_size(),
+        history=parse_history(identity.timeline, histories.get(identity.timeline, b"")),
+        oldest=None if state is None else state.restart_lsn,
         in_recovery=identity.in_recovery,
     )
-    return Greeting(says=says, histories=histories, slot_was_lost=lost, slot_is_new=lost or state is None)
+    return Greeting(says=says, histories=histories, slot=state)
+
+
+def with_slot(session: WalSession, slot: str, greeting: Greeting) -> Greeting:
+    """The same once our slot is there and keeps WAL: made, or made anew if it is lost."""
+    if greeting.says.oldest is not None:
+        return greeting
+    if greeting.slot_is_lost:
+        session.drop_slot(slot)
+    return replace(greeting, says=replace(greeting.says, oldest=session.create_slot(slot)))
 
 
 def release_slot(connection: str, slot: str, *, clock: Clock, wait: Callable[[float], None]) -> None:

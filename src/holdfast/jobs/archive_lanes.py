@@ -16,6 +16,7 @@ from holdfast.repository.wal.pieces import Stream
 
 AWAIT_SECONDS = 60.0
 DRAIN_SECONDS = 30.0
+TIDY_SECONDS = 2.0
 
 OpenNamed = Callable[[str, Trouble], Repository]
 """Opens the named repository; while its store makes trouble and tries again by itself, it says so."""
@@ -73,6 +74,12 @@ class Lanes:
             lane.open()
 
     def stop(self) -> None:
+        """What is left to tidy up is done first, if it goes quickly: nobody comes back to it."""
+        end = self._clock.monotonic() + TIDY_SECONDS
+        while self._clock.monotonic() < end:
+            if not any(lane.carrier.outstanding and lane.carrier.error is None for lane in self._lanes):
+                break
+            self._waking.wait(0.05)
         for lane in self._lanes:
             lane.stop()
 

@@ -84,7 +84,8 @@ def _warnings(parts: Parts) -> list[str]:
         texts.append(parts.telling.trouble)
     texts += parts.guard.standing()
     if parts.closing.state.startswith("failed"):
-        texts.append(_("no snapshot yet that recovery could begin with: {why}").format(why=parts.closing.state))
+        why = parts.closing.state.removeprefix("failed: ")
+        texts.append(_("no snapshot yet that recovery could begin with: {why}").format(why=why))
     for lane in parts.lanes:
         error = lane.carrier.error
         if error is not None:

@@ -105,7 +105,9 @@ class Records:
         return parts
 
     def may_hold(self, step: Step, test: MayHold) -> bool:
-        return any(facts is None or (has_transactions(facts) and test(facts)) for facts in self.facts(step))
+        return any(
+            facts is None or facts.is_blind or (has_transactions(facts) and test(facts)) for facts in self.facts(step)
+        )
 
     def first(
         self, stretch: Stretch, index: int, start: int, test: MayHold, wanted: IsWanted, *, stop: int | None = None

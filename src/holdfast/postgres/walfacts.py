@@ -86,6 +86,8 @@ class WalFacts:
     """Of commits and aborts; as numbers, without regard to wrapping around."""
     max_xid: int | None = None
     events: tuple[Event, ...] = field(default=())
+    is_blind: bool = False
+    """A record may have ended in it that began before anything was known: it is in none of the above."""
 
     def to_json(self) -> Json:
         """Short keys; positions and times are integers, times microseconds since 1970. What is empty is left out."""
@@ -102,6 +104,7 @@ class WalFacts:
                 for event in self.events
             ]
             or None,
+            "b": self.is_blind or None,
         }
         return {
             "s": int(self.start),
@@ -131,6 +134,7 @@ class WalFacts:
                 min_xid=_optional(_xid, data.get("x")),
                 max_xid=_optional(_xid, data.get("y")),
                 events=tuple(_event(*item) for item in _list(data.get("v", []))),
+                is_blind=_flag(data.get("b", False)),
             )._in_range()
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise Damaged(_("the facts of a piece of WAL cannot be read: {error}").format(error=error)) from error
@@ -170,6 +174,7 @@ def join(parts: Iterable[WalFacts]) -> WalFacts:
         min_xid=min((part.min_xid for part in known if part.min_xid is not None), default=None),
         max_xid=max((part.max_xid for part in known if part.max_xid is not None), default=None),
         events=tuple(event for part in known for event in part.events),
+        is_blind=any(part.is_blind for part in known),
     )
 
 
@@ -205,6 +210,12 @@ def _count(value: Any) -> int:
 
 def _xid(value: Any) -> int:
     return _whole(value, 0, (1 << 32) - 1)
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is no flag")
+    return value
 
 
 def _list(value: Any) -> list[Any]:

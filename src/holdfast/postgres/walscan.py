@@ -40,6 +40,9 @@ from holdfast.postgres.walrecords import (
     take_apart,
 )
 
+_LONGEST_HEADER = 40
+"""Of a page: ``SizeOfXLogLongPHD``."""
+_SMALLEST_PAGE = 1024
 _STEP = 1 << 20
 """Bytes looked at in one go: arrays that fit the processor's cache."""
 
@@ -93,19 +96,24 @@ class WalScanner:
 
     def __init__(self, *, timeline: int, segment_size: int, start: int) -> None:
         self._payload = Payload(timeline=timeline, segment_size=segment_size, start=start)
-        self._chain = _Chain(self._payload)
+        self._chain = _Chain(self._payload, start)
 
     def feed(self, block: Bytes) -> WalFacts:
         """The facts of the records that ended in ``block``. A call costs about 0.1 ms however small the block is.
 
         Raises :class:`~holdfast.errors.Damaged` for a record that is whole and that no PostgreSQL writes.
         """
-        start = self._payload.stop
+        start, knew = self._payload.stop, self._chain.begins_whole is not None
         found = self._scan(block)
         columns = found.columns()
+        is_blind = not knew and self._chain.has_begun and not self._chain.begins_whole
         if columns is None:
             return WalFacts(
-                start=start, stop=self._payload.stop, records_end=found.records_end, events=tuple(found.events)
+                start=start,
+                stop=self._payload.stop,
+                records_end=found.records_end,
+                events=tuple(found.events),
+                is_blind=is_blind,
             )
         _starts, _ends, _previous, xids, times, commits = columns
         return WalFacts(
@@ -119,6 +127,7 @@ class WalScanner:
             min_xid=int(xids.min()),
             max_xid=int(xids.max()),
             events=tuple(found.events),
+            is_blind=is_blind,
         )
 
     def transactions(self, block: Bytes) -> list[Transaction]:
@@ -161,8 +170,9 @@ def transactions(blocks: Iterable[Bytes], *, timeline: int, segment_size: int, s
 class _Chain:
     """The chain of records, across runs of payload."""
 
-    def __init__(self, payload: Payload) -> None:
+    def __init__(self, payload: Payload, start: int) -> None:
         self._payload = payload
+        self._start = start
         self._rest = b""
         """Payload from :attr:`_next` on, if that lies inside what there is."""
         self._next: int | None = None
@@ -177,10 +187,22 @@ class _Chain:
         """The place where a record ends that was left before it was whole."""
         self._switch: Lsn | None = None
         """The end of the segment that a record switched away from, until it is reached."""
+        self.begins_whole: bool | None = None
+        """Whether the first record begins where the WAL does, so that none before it is passed over; None: there is no
+        first record yet."""
+        self._first: int | None = None
+        """The place where the WAL begins."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was anything but page headers, or what lies before the first of them."""
+        return self._first is not None or self._start % _SMALLEST_PAGE != 0
 
     def follow(self, run: Run, found: _Found) -> None:
         if run.fresh:
             self._rest, self._next, self._skipped = b"", None, None
+        if self._first is None:
+            self._first = run.place
         content, base = self._rest + run.content, run.place - len(self._rest)
         self._rest = b""
         if base % 8:  # in the middle of a record that is skipped
@@ -190,6 +212,9 @@ class _Chain:
                 self._next, self._previous = next((place for place in run.begins if place >= self._lost), None), None
             if self._next is None:
                 return
+            if self.begins_whole is None:
+                first = self._payload.layout.lsn(self._next)
+                self.begins_whole = self._next == self._first and first - self._start <= _LONGEST_HEADER
             if self._skipped is not None and run.stop >= self._skipped:
                 self._ended, self._skipped = self._skipped, None
             if self._next < base + len(content):
