@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 SAMPLE ?= 12
+WORKERS ?= 3
 
 RUN := .venv/bin/python
 INSTALLED := .venv/.installed
@@ -25,7 +26,7 @@ demo: $(INSTALLED)
 	.venv/bin/holdfast demo
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -m 'not slow'
+	$(RUN) -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile
 	$(RUN) -m pytest -m slow --sample $(SAMPLE)
 
 check: $(INSTALLED)

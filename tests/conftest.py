@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -68,5 +69,7 @@ def catalogues() -> None:
         require(False, "babel is not installed")
         raise
     for po in Path(__file__).parents[1].glob("src/holdfast/locale/*/LC_MESSAGES/holdfast.po"):
-        with po.open("rb") as text, po.with_suffix(".mo").open("wb") as compiled:
+        made = po.with_suffix(f".{os.getpid()}")
+        with po.open("rb") as text, made.open("wb") as compiled:
             write_mo(compiled, read_po(text))
+        made.replace(po.with_suffix(".mo"))  # others may be reading it

@@ -44,6 +44,7 @@ def accident(servers: Servers, folder: Path, *, wal_level: str) -> Accident:
         "insert into daily_blueprints select g, 'x', repeat(md5(g::text), 300) from generate_series(1, 200) g;"
         "checkpoint; select pg_switch_wal();"
     )
+    site.well("backup")
     before = cluster.value("select clock_timestamp()")
     delete_xid = int(
         cluster.psql(
@@ -171,8 +172,22 @@ def test_only_what_is_asked_for(known: Accident) -> None:
 
 
 def test_what_makes_no_sense(known: Accident, tmp_path: Path) -> None:
-    failed(known.site("log", "--since", "lsn:0/3000060"), 2, "--since takes a time")
+    for text in ("lsn:0/3000060", "blah", "latest"):
+        ended = known.site("log", "--since", text)
+        failed(ended, 2, f"--since takes a time, not {text!r}")
+        assert "lsn:" not in ended.stderr.replace(text, "")
     failed(known.site("log", "--kind", "delete,remove"), 2, "no kind of change 'remove'", "truncate")
     failed(known.site("log", "nothing"), 2, "nothing")
     empty = new_site(tmp_path, known.cluster)
-    failed(empty("log"), 2)
+    failed(empty("log"), 2, "no WAL of main is held", "holdfast wal receive main")
+
+
+def test_where_no_snapshot_leads_to_no_command_is_shown(known: Accident) -> None:
+    """What was written before the first snapshot can be read, and not gone back to."""
+    until = ("--until", known.before.isoformat())
+    early = known.site.ask("log", "--since", "1 day ago", *until)["transactions"]
+    assert early
+    assert {entry["restore"] for entry in early} == {None}
+    text = known.site.well("log", "--since", "1 day ago", *until)
+    assert "There is no snapshot from which" in text
+    assert "holdfast restore" not in text

@@ -131,13 +131,19 @@ def _zone(session: Session, access: Access, now: datetime) -> tzinfo:
 def _time(option: str, text: str, now: datetime, zone: tzinfo) -> datetime:
     from holdfast.policy.targets import parse_target
 
-    found = parse_target(text, now=now, zone=zone)
-    if found.time is None:
-        raise UsageError(
-            _("{option} takes a time, not {text!r}").format(option=option, text=text),
-            hint=_("Write it as 14:03, 2026-11-22 14:03:22 or 10 minutes ago."),
-        )
-    return found.time
+    refused = UsageError(
+        _("{option} takes a time, not {text!r}").format(option=option, text=text),
+        hint=_("Write it as 14:03, 2026-11-22 14:03:22 or 10 minutes ago."),
+    )
+    try:
+        time = parse_target(text, now=now, zone=zone).time
+    except UsageError as error:
+        if "lsn:" in error.hint:  # the forms of a target, most of which are no times
+            raise refused from None
+        raise
+    if time is None:
+        raise refused
+    return time
 
 
 def _read(session: Session, access: Access, source: str | None, wanted: Wanted) -> tuple[str, Log]:
@@ -164,6 +170,12 @@ def _inputs(session: Session, sources: Sources, source: str | None) -> RecoveryI
         source,
         command="holdfast log {source}",
     )
+    if not name and sources.wiring is not None:
+        name = sources.wiring.source_name(None)
+    if not name:
+        raise UsageError(
+            _("no WAL is held here yet"), hint=_("WAL is kept by: {command}").format(command="holdfast wal receive")
+        )
     inputs = gather(name, sources.repositories, records, warnings=sources.warnings, readers=readers)
     for warning in inputs.warnings:
         session.output.warning(warning)
@@ -206,7 +218,7 @@ def _document(source: str, found: Log) -> Mapping[str, object]:
                     }
                     for change in entry.changes
                 ],
-                "restore": _command(source, entry),
+                "restore": _command(source, entry) if entry.is_reachable else None,
             }
             for entry in found.entries
         ],
@@ -236,7 +248,10 @@ def _show(output: Output, source: str, found: Log) -> None:
             output.line(f"{head}  {_text(change)}")
         if not entry.is_whole:
             output.line("    " + _("It may have changed more: it began before the WAL that was read."))
-        output.line("    " + _("just before it: {command}").format(command=_command(source, entry)))
+        if entry.is_reachable:
+            output.line("    " + _("just before it: {command}").format(command=_command(source, entry)))
+        else:
+            output.line("    " + _("There is no snapshot from which WAL leads to just before it without a gap."))
 
 
 def _text(change: Shown) -> str:

@@ -18,6 +18,7 @@ from holdfast.jobs.progress import Progress
 from holdfast.jobs.recovery_inputs import RecoveryInputs
 from holdfast.messages import _
 from holdfast.policy.lines import Line, ServerWal, Step, Stretch, servers
+from holdfast.policy.windows import Window, reach
 from holdfast.postgres.lsn import Lsn
 from holdfast.postgres.relations import Named
 from holdfast.postgres.timelines import History
@@ -100,6 +101,8 @@ class Entry:
     changes: tuple[Shown, ...]
     is_whole: bool
     """Whether no more rows can have been changed before the WAL that was read."""
+    is_reachable: bool
+    """Whether there is a snapshot from which WAL leads there without a gap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +134,18 @@ def read_log(inputs: RecoveryInputs, server: ServerWal, names: Names, asked: Wan
     """
     notes: list[str] = []
     line = _newest_line(server, notes)
+    windows = [
+        window
+        for window in reach(inputs.snapshots, inputs.wal).windows
+        if window.system_identifier == server.identifier and window.timeline == line.timeline
+    ]
     runs = [run for run in (_asked(line, stretch, asked) for stretch in line.stretches) if run]
     progress.begin(_("Reading WAL"), sum(step.stop - step.start for run in runs for step in run))
     kept: deque[Entry] = deque(maxlen=asked.limit)
     count = 0
     for run in runs:
         for found in _committed(inputs, server, line, run, progress):
-            entry = _entry(found, line, names, asked)
+            entry = _entry(found, line, windows, names, asked)
             if entry is not None:
                 kept.append(entry)
                 count += 1
@@ -204,7 +212,7 @@ def _committed(
     return committed(found)
 
 
-def _entry(found: Committed, line: Line, names: Names, asked: Wanted) -> Entry | None:
+def _entry(found: Committed, line: Line, windows: Sequence[Window], names: Names, asked: Wanted) -> Entry | None:
     if found.time < asked.since or (asked.until is not None and found.time > asked.until):
         return None
     changes = tuple(
@@ -219,6 +227,7 @@ def _entry(found: Committed, line: Line, names: Names, asked: Wanted) -> Entry |
         timeline=line.history.timeline_at(found.lsn),
         changes=changes,
         is_whole=found.is_whole,
+        is_reachable=any(window.start <= found.lsn < window.stop for window in windows),
     )
 
 
