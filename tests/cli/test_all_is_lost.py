@@ -153,9 +153,7 @@ def test_asynchronous(number: int, servers: Servers, tmp_path: Path) -> None:
     must = going.last_before(moment - TAIL_SECONDS - 1)
     assert must, "the load was too short to say anything"
     for writer, row in must.items():
-        assert len(rows.get(writer, ())) >= row, (
-            f"writer {writer}: row {row} was older than interval and a second"
-        )
+        assert len(rows.get(writer, ())) >= row, f"writer {writer}: row {row} was older than interval and a second"
     servers.remove(cluster)
 
 

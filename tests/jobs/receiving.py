@@ -28,6 +28,7 @@ from holdfast.repository.wal.held import Held
 from holdfast.repository.wal.reading import WalReader
 from holdfast.store.faulty import Fault, FaultKind, FaultyStore
 from holdfast.store.folder import FolderStore
+from holdfast.store.port import Store
 from tests.repository.making import SECRET
 from tests.servers import Cluster, wait_until
 
@@ -37,13 +38,15 @@ SOURCE = "tracker"
 
 @dataclass(kw_only=True)
 class Place:
-    """A repository in a folder, and how its store is reached."""
+    """A repository in a folder, or where ``make_store`` leads, and how its store is reached."""
 
     folder: Path
+    make_store: Callable[[], Store] | None = None
     store: FaultyStore = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store = FaultyStore(FolderStore(self.folder, clock=CLOCK, create=True), clock=CLOCK)
+        store = FolderStore(self.folder, clock=CLOCK, create=True) if self.make_store is None else self.make_store()
+        self.store = FaultyStore(store, clock=CLOCK)
         create_repository(self.store, [(SECRET, SecretKind.PASSPHRASE)], clock=CLOCK)
 
     def open(self) -> Repository:
@@ -51,7 +54,8 @@ class Place:
 
     def beside(self) -> Repository:
         """Opened by somebody else, whom no fault meets."""
-        return open_repository(FolderStore(self.folder, clock=CLOCK), SECRET, pin=None, clock=CLOCK)
+        store = FolderStore(self.folder, clock=CLOCK) if self.make_store is None else self.make_store()
+        return open_repository(store, SECRET, pin=None, clock=CLOCK)
 
     def goes_away(self) -> None:
         self.store.add(Fault(kind=FaultKind.FAIL))
@@ -156,6 +160,7 @@ from holdfast.jobs.backup import PostgresSource, take_snapshot
 from holdfast.jobs.progress import Silent
 from holdfast.repository.opening import open_repository
 from holdfast.store.folder import FolderStore
+from holdfast.store.port import Store
 connection, folder, secret = sys.argv[1:]
 clock = SystemClock()
 repository = open_repository(FolderStore(Path(folder), clock=clock), secret, pin=None, clock=clock)

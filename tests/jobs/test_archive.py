@@ -13,7 +13,10 @@ from holdfast.errors import AlreadyRunning, Refused
 from holdfast.jobs import archive_streaming
 from holdfast.jobs.archive import Options
 from holdfast.postgres.lsn import Segment
-from tests.jobs.receiving import Place, receiving, segment_names, settings, short_folder, write
+from holdfast.store.opening import open_store
+from holdfast.store.port import Store
+from tests.jobs.receiving import CLOCK, Place, receiving, segment_names, settings, short_folder, write
+from tests.object_servers import ObjectServer, moto_server, rclone_server
 from tests.servers import Cluster, Servers, bare_environment, run, server_account, wait_until
 
 
@@ -354,3 +357,29 @@ def test_many_small_messages(
         going.caught_up(cluster)
         assert going.kinds().count("streaming") == 1
     check_contents(cluster, place)
+
+
+@pytest.mark.parametrize("serving", [moto_server, rclone_server])
+def test_into_an_object_store(
+    make_cluster: Callable[..., Cluster],
+    tmp_path: Path,
+    state: Path,
+    serving: Callable[[], contextlib.AbstractContextManager[ObjectServer]],
+) -> None:
+    cluster = make_cluster(15)
+    with serving() as server:
+        server.create_bucket("holdfast")
+
+        def reached() -> Store:
+            return open_store("s3://holdfast/repository", server.options, clock=CLOCK)
+
+        places = {"remote": Place(folder=tmp_path, make_store=reached), "local": Place(folder=tmp_path / "local")}
+        wal = settings(cluster, places, state)
+        for _again in range(2):
+            with receiving(wal, places) as going:
+                going.heard("streaming")
+                write(cluster, 20)
+                going.caught_up(cluster, 60)
+        for place in places.values():
+            assert [begin.why for begin in place.the_held().begins] == ["first"]
+            check_contents(cluster, place)

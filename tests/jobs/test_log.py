@@ -73,6 +73,12 @@ def test_rows_of_tables_and_of_nothing_else() -> None:
     assert told(system, files={16700: named("pg_class", is_system=True)}) == []
 
 
+def test_rows_of_a_table_that_has_other_files_since() -> None:
+    """Its first file had the table's own number."""
+    changes = Changes(rows=rows(delete_16385=777))
+    assert told(changes, files=NEW, oids={16385: named("rows")}) == [("delete", "public.rows", 777, False, 1)]
+
+
 def test_a_table_that_came_and_went_is_not_shown() -> None:
     changes = made(16400)
     changes.rows = rows(insert_16400=5)

@@ -26,7 +26,8 @@ class Urgency(IntEnum):
     """It begins when nothing else is under way, and nothing else begins until it is done."""
     DATA = 1
     TIDYING = 2
-    """Merging, removing, summaries: after everything that makes WAL durable."""
+    """Merging, removing, summaries: after everything that makes WAL durable, and one at a time: whatever comes then
+    finds somebody free."""
 
 
 @dataclass(order=True)
@@ -142,7 +143,10 @@ class Carrier:
     def _may_begin(self, task: _Task) -> bool:
         if task.urgency is Urgency.FIRST:
             return not self._working
-        return not any(self._numbers[number].urgency is Urgency.FIRST for number in self._working)
+        urgencies = {self._numbers[number].urgency for number in self._working}
+        if task.urgency is Urgency.TIDYING and Urgency.TIDYING in urgencies:
+            return False
+        return Urgency.FIRST not in urgencies
 
     def _persist(self, task: _Task) -> None:
         pause = FIRST_PAUSE

@@ -188,7 +188,7 @@ def _may_hold(line: Line, step: Step, asked: Wanted) -> bool:
         if piece.stop == piece.start:
             continue
         facts = line.wal.facts(piece)
-        if facts is None:
+        if facts is None or facts.is_blind:
             return True
         if facts.first_time and facts.last_time and facts.last_time >= asked.since:
             return asked.until is None or facts.first_time <= asked.until
@@ -248,7 +248,8 @@ def describe(found: Committed, names: Names) -> Iterator[Shown]:
 def _rows(found: Committed, names: Names) -> Iterator[Shown]:
     passing = found.changes.created & set(found.dropped)
     for (relation, kind), rows in sorted(found.changes.rows.items()):
-        named = names.of_file(relation)
+        # a table's first file has the number of the table itself: so one that was truncated since has its name
+        named = names.of_file(relation) or names.of_oid(relation.database, relation.number)
         if rows <= 0 or relation in passing or _is_hidden(relation, named):
             continue
         yield _shown(kind, relation, named, names, rows=rows)

@@ -20,11 +20,12 @@ from holdfast.jobs.progress import Progress
 from holdfast.jobs.restore_plan import RestorePlan
 from holdfast.messages import _
 from holdfast.policy.records import border
+from holdfast.policy.recovery import RecoveryPlan
 from holdfast.postgres.accounts import Account, closed_folder, server_account
 from holdfast.postgres.binaries import find_binaries
 from holdfast.postgres.facts import BackupFacts
 from holdfast.postgres.instance import Instance
-from holdfast.postgres.lsn import is_segment_name
+from holdfast.postgres.lsn import Lsn, is_segment_name
 from holdfast.postgres.recovery import RECOVERY_DIR
 from holdfast.postgres.restored import Recovered, start_restored
 
@@ -158,7 +159,7 @@ def _check_end(plan: RestorePlan, recovered: Recovered, instance: Instance) -> N
     else:
         assert recovery.end_at_most is not None
         end = border(recovered.end_lsn, plan.facts.wal_segment_size)
-        if recovery.end <= end <= recovery.end_at_most:
+        if recovery.end <= end <= recovery.end_at_most or _is_end_of_switch(recovery, recovered.end_lsn):
             return
         what = _("recovery ended at {end}, and not at {planned} as planned").format(
             end=recovered.end_lsn, planned=recovery.end
@@ -167,6 +168,14 @@ def _check_end(plan: RestorePlan, recovered: Recovered, instance: Instance) -> N
         what,
         hint=_("Do not use this copy. Look into {log}, and restore another snapshot.").format(log=instance.log),
     )
+
+
+def _is_end_of_switch(recovery: RecoveryPlan, end: Lsn) -> bool:
+    """Whether the last record switches segments, and what follows in its own was not held: to PostgreSQL it ends with
+    the segment (``DecodeXLogRecord``'s caller in ``xlogreader.c``). Through zeros no other record leads there."""
+    last = recovery.wal[-1]
+    is_last = recovery.end is not None and last.segment.start < recovery.end <= last.segment.start + last.stop
+    return not recovery.target.setting and last.is_padded and is_last and end == last.segment.following().start
 
 
 def account_of(plan: RestorePlan) -> Account:

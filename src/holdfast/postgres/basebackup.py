@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import IO
 
 from psycopg import pq
@@ -78,11 +78,12 @@ def base_backup(
     clock = clock or SystemClock()
     with closing(connect(connection)) as sql:
         server = Server.of(sql.pgconn)
+        asked = clock.monotonic()
         with sql_errors(server):
             observed = observe(sql)
+            seen = clock.monotonic()
             configuration = read_configuration(sql, server=server, clock=clock)
     _check_able(observed, server)
-    started = clock.monotonic()
     with closing(connect_replication(connection)) as session:
         walsender = Walsender(session, stopped=stopped)
         backup = BaseBackup(
@@ -92,7 +93,8 @@ def base_backup(
             configuration=configuration,
             label=label,
             progress=progress or _no_progress,
-            elapsed=lambda: timedelta(seconds=clock.monotonic() - started),
+            elapsed=lambda: timedelta(seconds=clock.monotonic() - seen),
+            now=lambda: observed.now + timedelta(seconds=clock.monotonic() - asked),
         )
         try:
             backup.start(checkpoint)
@@ -115,6 +117,7 @@ class BaseBackup:
         label: str,
         progress: Callable[[int, int], None],
         elapsed: Callable[[], timedelta],
+        now: Callable[[], datetime],
     ) -> None:
         self._connection = connection
         self._walsender = walsender
@@ -123,6 +126,9 @@ class BaseBackup:
         self._label = label
         self._progress = progress
         self._elapsed = elapsed
+        self._now = now
+        """The server's clock or a little more, never less: no commit before the backup may be later than its start."""
+        self._started_at = observed.now
         self._system_identifier = 0
         self._start: Row = ()
         self._tablespaces: tuple[Tablespace, ...] = ()
@@ -168,6 +174,7 @@ class BaseBackup:
             " TABLESPACE_MAP true, MANIFEST 'yes', MANIFEST_CHECKSUMS 'SHA256')"
         )
         (self._start,) = self._rows(pq.ExecStatus.TUPLES_OK)
+        self._started_at = self._now()
         rows = self._rows(pq.ExecStatus.TUPLES_OK)
         self.estimated_bytes = sum(int(size or 0) * 1024 for _oid, _location, size in rows)
         names = dict(self._observed.tablespace_names)
@@ -325,8 +332,8 @@ class BaseBackup:
             start_lsn=Lsn.parse(self._start[0] or ""),
             stop_lsn=Lsn.parse(stop[0] or ""),
             stop_timeline=int(stop[1] or 0),
-            started_at=observed.now,
-            ended_at=observed.now + self._elapsed(),
+            started_at=self._started_at,
+            ended_at=max(observed.now + self._elapsed(), self._started_at),
             from_standby=label.from_standby,
             wal_segment_size=control.wal_segment_size,
             block_size=control.block_size,

@@ -120,7 +120,7 @@ class BackupFacts:
     stop_lsn: Lsn
     stop_timeline: int
     started_at: datetime
-    """The server's clock, UTC."""
+    """The server's clock, UTC, when the backup had begun: nothing before :attr:`start_lsn` is later."""
     ended_at: datetime
     """The server's clock at the start plus what our own measured since."""
     from_standby: bool

@@ -60,6 +60,7 @@ _OF_RECOVERY = (
     "recovery_target_inclusive",
     "recovery_target_timeline",
     "recovery_target_action",
+    "recovery_min_apply_delay",
 )
 _OF_THE_SOURCE = ("primary_conninfo", "primary_slot_name", "archive_cleanup_command", "recovery_end_command")
 _BEGIN = "# holdfast: settings of this recovery"
@@ -184,6 +185,7 @@ def with_recovery_settings(
         "recovery_target_inclusive": "on" if target.inclusive else "off",
         "recovery_target_timeline": "latest" if timeline is None else str(timeline),
         "recovery_target_action": "promote",
+        "recovery_min_apply_delay": "0",  # a delayed standby's holds back each commit here too (recoveryApplyDelay)
         **dict.fromkeys(_OF_THE_SOURCE, ""),
     }
     if target.setting:  # after the blank ones: blanking one while another is set is "at most one may be set" and FATAL
