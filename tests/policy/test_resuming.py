@@ -141,6 +141,15 @@ class TestGone:
         assert [one.why for one in found.repositories.values()] == [Why.ON, Why.GAP, Why.FIRST]
         assert [one.held for one in found.repositories.values()] == [710, 600, 600]
 
+    def test_who_was_away_costs_the_others_nothing_that_the_server_still_has(self) -> None:
+        further = held({**WHOLE, (1, 5): 100, (1, 6): 100, (1, 7): 10}, (1, 300, "first"))
+        held_by = {"a": [further], "b": [held(WHOLE, (1, 300, "first"))]}
+        for oldest in (950, None):  # of a slot that was made anew
+            found = resume(held_by, server(oldest=oldest), gone=Lsn(500))
+            assert place(found) == (1, 700, 700, "gap")
+            assert [one.why for one in found.repositories.values()] == [Why.ON, Why.GAP]
+        assert place(resume(held_by, server(oldest=950), gone=Lsn(700))) == (1, 900, 900, "gap")
+
     def test_on_the_ancestor_that_has_it(self) -> None:
         one = held(WHOLE, (1, 300, "first"))
         says = server(2, ancestors={1: 750}, oldest=720, flushed=900)

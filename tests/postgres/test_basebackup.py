@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -429,6 +429,7 @@ def test_an_archive_of_an_unknown_name_is_damaged() -> None:
     backup = BaseBackup(
         connection="", walsender=None, observed=None, configuration=None, label="",  # type: ignore[arg-type]
         progress=lambda _done, _estimated: None, elapsed=timedelta,
+        now=lambda: datetime.now(UTC),
     )  # fmt: skip
     for name in ("x.tar", "", "-1.tar", "²"):
         with pytest.raises(Damaged, match="archive of an unknown name"):

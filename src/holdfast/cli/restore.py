@@ -61,7 +61,7 @@ def _folder(text: str) -> Path:
 
 
 def register(app: App) -> None:
-    app.command("restore", help=_("Bring a snapshot of SOURCE back into an empty folder."))(restore)
+    app.command("restore", help=_("Bring SOURCE back as it was at any moment, into an empty folder."))(restore)
 
 
 def restore(

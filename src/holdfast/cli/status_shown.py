@@ -83,7 +83,9 @@ def _pairs(status: SourceStatus, output: Output) -> Iterator[tuple[str, str]]:
     yield from _slot(status)
     if facts.synchronous or (facts.server and facts.server.sync_state in ("sync", "quorum")):
         state = (facts.receiver.sync_state if facts.receiver else None) or (facts.server and facts.server.sync_state)
-        yield _("commits"), _("wait for Holdfast") if state in ("sync", "quorum") else _("do not wait for Holdfast")
+        names = facts.server.synchronous_standby_names if facts.server else None
+        said = _("do not wait for Holdfast") if state or not names else _("may be waiting: no receiver answers them")
+        yield _("commits"), _("wait for Holdfast") if state in ("sync", "quorum") else said
     for repository in facts.repositories:
         label = _("snapshot in {repository}").format(repository=repository.name)
         yield label, _snapshot(repository.newest, facts.now, output) if not repository.error else "?"

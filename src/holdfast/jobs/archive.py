@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from holdfast.clock import Clock
-from holdfast.errors import AlreadyRunning, HoldfastError, NoSpace, NotReachable, PermissionRefused, TryLater
+from holdfast.errors import (
+    AlreadyRunning,
+    HoldfastError,
+    Interrupted,
+    NoSpace,
+    NotReachable,
+    PermissionRefused,
+    Refused,
+    TryLater,
+    UsageError,
+)
 from holdfast.jobs.archive_beginning import Greeting, greet, release_slot, with_slot
 from holdfast.jobs.archive_closing import Closing, Opening, SnapshotCommand
 from holdfast.jobs.archive_course import Courses, Flow
@@ -29,7 +39,7 @@ from holdfast.jobs.wal_settings import WalSettings
 from holdfast.messages import _
 from holdfast.postgres.lsn import Lsn
 from holdfast.postgres.slot_watch import Observed
-from holdfast.postgres.streaming import WalGone, WalSession
+from holdfast.postgres.streaming import SlotLost, WalGone, WalSession
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 10.0
 """Seconds between attempts to reach the server."""
@@ -69,7 +79,10 @@ class Receiver:
         self.phase = "connecting"
         self.server = ""
         self.gave_up = False
-        """Whether the slot was given up, and is not made anew before the repositories work."""
+        """Whether the slot was given up, and is not made anew before the repositories work. Those that do work take
+        meanwhile what the server sends without one."""
+        self._goes_without = False
+        """Whether WAL has streamed without a slot since."""
         self.telling = Telling(listener, clock)
         self.guard = Guard(retain=settings.retain, synchronous=settings.synchronous)
         self.standing = Standing()
@@ -93,8 +106,11 @@ class Receiver:
         self._courses = Courses(settings.source, clock=clock, host=host, adopt=options.adopt)
         self._gone: Lsn | None = None
         """The server no longer has the WAL from here on."""
+        self._slot_is_lost = False
+        """Whether the server has given our slot up, whatever it shows."""
         self._goal: Lsn | None = None
         self._has_streamed = False
+        self._streamed_at = clock.monotonic()
         self._shutdown_at: float | None = None
         self._looked_at: Observed | None = None
         self._in_use_since: float | None = None
@@ -115,7 +131,7 @@ class Receiver:
         self.lanes.start()
         try:
             with self.watch:
-                self.lanes.await_opening()
+                self.lanes.await_opening(lambda: self._look(streams=False))
                 self._keep_streaming()
         finally:
             self.phase = "stopping"
@@ -146,11 +162,13 @@ class Receiver:
                 if self._may_stream():
                     self._stream_once()
                     pause = FIRST_PAUSE
+            except SlotLost:
+                self._slot_is_lost = True
             except WalGone as error:
                 self._lose_wal(error)
             except AlreadyRunning as error:
                 self._wait_for_slot(error)
-            except (NotReachable, TryLater, NoSpace, PermissionRefused) as error:
+            except HoldfastError as error:
                 self._lose_server(error)
                 pause = FIRST_PAUSE if self.phase == "streaming" else min(pause * 2, LONGEST_PAUSE)
                 self.phase = "waiting"
@@ -168,13 +186,15 @@ class Receiver:
             if flow is None:
                 return
             start = flow.intake.again()
-            session.start(self.settings.slot, start, flow.course.timeline)
+            slot = None if self.gave_up else self.settings.slot
+            session.start(slot, start, flow.course.timeline)
+            self._goes_without = self.gave_up
             self.phase, self._has_streamed, self._in_use_since = "streaming", True, None
             self.telling.streams(self.server, flow.course.timeline, start)
             streaming = self._streaming(session, flow)
             while (ends := streaming.run()) is not None:
                 flow = self.flow = self._courses.follow(session, ends, flow, self.lanes.open)
-                session.start(self.settings.slot, flow.course.start, flow.course.timeline)
+                session.start(slot, flow.course.start, flow.course.timeline)
                 self.telling.timeline(flow.course.timeline, flow.course.start)
                 streaming = self._streaming(session, flow)
             if self._stopping.is_set():
@@ -184,20 +204,27 @@ class Receiver:
     def _begin(self, session: WalSession, greeting: Greeting) -> Flow | None:
         """Where it goes on; None: what is on its way must become durable first, and we were stopped meanwhile."""
         self._courses.decide(greeting, self.lanes.open, gone=self._gone)  # another server is refused, and left as it is
+        if self._slot_is_lost:
+            greeting = greeting.without_slot()
         if greeting.slot_is_lost:
             self.telling.slot_lost(self.settings.slot)
-        greeting = with_slot(session, self.settings.slot, greeting)
+        if not self.gave_up:
+            greeting = with_slot(session, self.settings.slot, greeting)
+        self._slot_is_lost = False
         self._goal = self._goal or greeting.says.flushed
         decided = self._courses.decide(greeting, self.lanes.open, gone=self._gone)
         if self.flow is not None:
             if self._gone is None and self.flow.goes_on(greeting, decided, self.lanes.open):
+                self.standing.slot = greeting.says.oldest
                 return self.flow
             if not self.lanes.drain(self.flow.intake):
                 return None
             decided = self._courses.decide(greeting, self.lanes.open, gone=self._gone)
         if self.flow is None or self.flow.course.stream.system_identifier != greeting.says.system_identifier:
             self.standing = Standing()
-        self.standing.confirmed = max(self.standing.confirmed, greeting.says.oldest or Lsn(0))
+        # Not where the slot stands: one that was made anew knows nothing of what is durable.
+        self.standing.confirmed = max(self.standing.confirmed, decided.durable)
+        self.standing.slot = greeting.says.oldest
         flow = self.flow = self._courses.begin(greeting, decided, self.lanes.open)
         self._gone = None
         self.telling.begins(decided)
@@ -227,7 +254,8 @@ class Receiver:
         self._look(streams=True)
         for name in self.lanes.leave_behind():
             self.telling.left_behind(name)
-        return self._is_done or self.guard.gives_up or self.lanes.one_returns or self._lets_go()
+        returns = self.lanes.one_returns or (self.gave_up and self.lanes.none_is_away)
+        return self._is_done or self.guard.gives_up or returns or self._lets_go()
 
     @property
     def _is_done(self) -> bool:
@@ -263,6 +291,11 @@ class Receiver:
             self._looked_at = observed
             for finding in self.guard.look(observed, self._clock.monotonic(), streams=streams):
                 self.telling.found(finding)
+        if streams:
+            self._streamed_at = self._clock.monotonic()
+        since = self.standing.advanced if streams else self._streamed_at
+        for finding in self.guard.commits(observed, self._clock.monotonic() - since, streams=streams):
+            self.telling.found(finding)
 
     def _seen_beside(self) -> tuple[Lsn, datetime] | None:
         observed = self.watch.observed
@@ -271,10 +304,11 @@ class Receiver:
     # --- what stands in the way of one
 
     def _may_stream(self) -> bool:
-        """Whether there is a repository to stream to; after the slot was given up, whether all of them work."""
-        if self.gave_up and self.lanes.all_work:
-            self.gave_up = False
-        if self.gave_up or not self.lanes.open:
+        """Whether there is a repository to stream to; after the slot was given up, whether all of them work, or some
+        that need not wait for the others."""
+        if self.gave_up and (self.lanes.all_work or (self._goes_without and self.lanes.none_is_away)):
+            self.gave_up = self._goes_without = False
+        if (self.gave_up and not self.lanes.some_work) or not self.lanes.open:
             self.phase = "waiting"
             return False
         return True
@@ -285,6 +319,8 @@ class Receiver:
         self.guard.slot_is_gone()
         self.gave_up = True
         self.telling.gave_up(self.settings.slot, self.settings.retain)
+        for name in self.lanes.leave_those_away():
+            self.telling.left_behind(name)
 
     def _lose_wal(self, error: WalGone) -> None:
         if self.flow is not None:
@@ -292,8 +328,11 @@ class Receiver:
         self.telling.gone(error)
 
     def _lose_server(self, error: HoldfastError) -> None:
-        for_good = self._options.until_caught_up or isinstance(error, PermissionRefused)
-        if for_good and not self._has_streamed:
+        """Raises what trying again does not mend; to a server that has streamed, any error may be of the moment."""
+        if isinstance(error, Refused | UsageError | Interrupted) and not isinstance(error, PermissionRefused):
+            raise error
+        passes = isinstance(error, NotReachable | TryLater | NoSpace) and not self._options.until_caught_up
+        if not passes and not self._has_streamed:
             raise error
         self.telling.lost(error)
 

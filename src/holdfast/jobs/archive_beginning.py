@@ -32,6 +32,11 @@ class Greeting:
         """It is there and keeps nothing any more."""
         return self.slot is not None and self.slot.restart_lsn is None
 
+    def without_slot(self) -> Greeting:
+        """The same of a server that has given our slot up, although it still shows where that stood."""
+        slot = None if self.slot is None else replace(self.slot, restart_lsn=None)
+        return replace(self, slot=slot, says=replace(self.says, oldest=None))
+
 
 def greet(session: WalSession, slot: str) -> Greeting:
     """Who the server is. Nothing is changed there: it may be another than the one that is meant."""

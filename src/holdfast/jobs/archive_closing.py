@@ -95,7 +95,10 @@ class Closing:
                 wanted = self._wanted
             if self._stopped or wanted is None:
                 return
-            failure = self._close(wanted)
+            try:
+                failure = self._close(wanted)
+            except Exception as error:  # noqa: BLE001  it is tried again, and told
+                failure = f"{type(error).__name__}: {error}"
             with self._condition:
                 if failure is None:
                     if self._wanted == wanted:

@@ -36,6 +36,7 @@ class Guard:
         self._was_synchronous = False
         self._not_since: float | None = None
         self._told_not = False
+        self._told_hang = False
         self.gives_up = False
         """Whether the slot is to be given up."""
 
@@ -48,6 +49,25 @@ class Guard:
         """What is new. ``now``: monotonic. ``streams``: whether our stream is on."""
         return [*self._slot(observed, now), *self._synchrony(observed, now, streams=streams)]
 
+    def commits(self, observed: Observed | None, still: float, *, streams: bool) -> list[Finding]:
+        """What is new of commits that wait for us. ``still``: for so many seconds nothing has become durable although
+        something waits, or nothing has streamed."""
+        may_wait = observed is not None and bool(observed.synchronous_standby_names) and self.waited_for
+        if streams:
+            may_wait = may_wait and observed is not None and observed.sync_state in _SYNCHRONOUS
+        hang = may_wait and still > PATIENCE / 2
+        if hang == self._told_hang or (not hang and observed is None):
+            return []
+        self._told_hang = hang
+        if not hang:
+            return [Finding(Weight.INFO, "commits", _("commits do not hang any more"))]
+        text = _("commits may hang: they wait for us, and nothing of theirs becomes durable")
+        hint = _(
+            "See what keeps WAL from the repositories. To let commits go on without us: "
+            "ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();"
+        )
+        return [Finding(Weight.ALARM, "commits hang", text, hint)]
+
     def slot_is_gone(self) -> None:
         """There is none, or a new one."""
         self.gives_up = False
@@ -56,6 +76,8 @@ class Guard:
     def standing(self) -> list[str]:
         """What is wrong at present, for people."""
         texts = []
+        if self._told_hang:
+            texts.append(_("commits may hang: they wait for us, and nothing of theirs becomes durable"))
         if self._told_not:
             texts.append(_("commits do not wait for us, as they should"))
         if self._level:

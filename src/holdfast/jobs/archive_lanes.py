@@ -65,6 +65,15 @@ class Lanes:
         return not any(lane.carrier.error is not None or lane.carrier.outstanding for lane in self._lanes)
 
     @property
+    def none_is_away(self) -> bool:
+        return all(lane.is_open and lane.carrier.error is None for lane in self._lanes)
+
+    @property
+    def some_work(self) -> bool:
+        """Whether some are away, and others take what comes."""
+        return not self.none_is_away and any(lane.is_open and lane.carrier.error is None for lane in self._lanes)
+
+    @property
     def one_returns(self) -> bool:
         """Whether a repository is open that takes no part yet."""
         return any(lane.is_open and not lane.is_going for lane in self._lanes)
@@ -89,18 +98,25 @@ class Lanes:
             if lane.carrier.fatal is not None:
                 raise lane.carrier.fatal
 
-    def await_opening(self) -> None:
+    def await_opening(self, meanwhile: Callable[[], None]) -> None:
         """Until each has opened or has made trouble: one that is away is not waited for."""
         end = self._clock.monotonic() + AWAIT_SECONDS
         while self._clock.monotonic() < end and not self._stopping():
             self.check()
+            meanwhile()
             if all(lane.is_open or lane.carrier.error is not None for lane in self._lanes):
                 return
             self._waking.wait(0.25)
 
     def leave_behind(self) -> list[str]:
         """Those that are away give up what waits for them, if it fills the memory that the others need."""
-        full = [lane for lane in self._lanes if lane.is_full and lane.carrier.error is not None]
+        return self._leave([lane for lane in self._lanes if lane.is_full and lane.carrier.error is not None])
+
+    def leave_those_away(self) -> list[str]:
+        """The server keeps nothing for them any more: the others go on without them."""
+        return self._leave([lane for lane in self._lanes if lane.is_going and lane.carrier.error is not None])
+
+    def _leave(self, full: list[Lane]) -> list[str]:
         if len(full) == sum(lane.is_going for lane in self._lanes):
             return []
         for lane in full:

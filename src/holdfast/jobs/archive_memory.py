@@ -83,24 +83,36 @@ class _Stream:
         }
         self.begins = list(base.begins)
         self.histories = dict(base.histories)
-        self._loose: dict[Place, list[HeldPiece]] = {}
-        """Pieces of a segment that we have put, those that do not join yet too."""
+        self._apart: dict[Place, list[HeldPiece]] = {}
+        """Pieces that we have put and that do not join yet."""
 
     def held(self) -> Held:
         segments = tuple(self.segments[place] for place in sorted(self.segments))
         return replace(self.base, segments=segments, begins=tuple(self.begins), histories=dict(self.histories))
 
     def add(self, place: Place, piece: HeldPiece, *, whole: bool) -> None:
-        before = self.segments.get(place)
-        known = self._loose.setdefault(place, list(before.pieces) if before is not None else [])
+        """Of one that goes on from the last the cost does not grow with their number: commits wait meanwhile."""
+        if piece.start == piece.stop:
+            return  # it tells a clock, which nobody asks of us
         if whole:
-            known[:] = [one for one in known if not (piece.start <= one.start and one.stop <= piece.stop)]
             piece = piece._replace(facts={})  # nobody asks it of us any more, and there are many
-        known.append(piece)
-        pieces = joined(known)
-        self.segments[place] = HeldSegment(place[0], place[1], pieces)
-        if len(pieces) and pieces[-1].stop == self.base.segment_size and all(not one.facts for one in pieces):
-            del self._loose[place]
+        before = self.segments.get(place)
+        chain = () if before is None else tuple(one for one in before.pieces[-1:] if one.start < one.stop)
+        chain = () if before is None else (*before.pieces[:-1], *chain)
+        stop, apart = (chain[-1].stop if chain else 0), self._apart.setdefault(place, [])
+        if piece.start > stop:
+            apart.append(piece)
+            return
+        if piece.start < stop or (chain and chain[-1].after != piece.before):
+            # What it covers it takes the place of: else they would be ever more, until the segment is whole.
+            apart += [one for one in chain if not (piece.start <= one.start and one.stop <= piece.stop)]
+            chain = ()
+        chain = joined([*chain, piece, *apart]) if apart else (*chain, piece)
+        stop = chain[-1].stop if chain else 0
+        apart[:] = [one for one in apart if one.stop > stop]
+        if not apart:
+            del self._apart[place]
+        self.segments[place] = HeldSegment(place[0], place[1], chain)
 
 
 def joined(pieces: Sequence[HeldPiece]) -> tuple[HeldPiece, ...]:

@@ -6,6 +6,7 @@ found once for all repositories, up to each place at which one of them ends a pi
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 
 from holdfast.errors import Damaged, Refused
@@ -55,7 +56,9 @@ class Portion:
         first, last = self.lsn(start), self.lsn(stop)
         if start == stop:
             return WalFacts(start=first, stop=last)
-        return join(facts for facts in self._facts if first <= facts.start and facts.stop <= last)
+        at = bisect_left(self._facts, first, key=lambda facts: facts.start)
+        end = bisect_right(self._facts, last, lo=at, key=lambda facts: facts.stop)
+        return join(self._facts[at:end])
 
 
 class Intake:

@@ -32,6 +32,9 @@ class Standing:
 
     confirmed: Lsn = field(default_factory=Lsn)
     """What the server was told; never less than before."""
+    slot: Lsn | None = None
+    """Where our slot stood when we came. It goes back to what is confirmed, so a position before it is told only when
+    WAL comes from there: else a slot made anew would hold on to what is gone, and let go what is there."""
     server_end: Lsn = field(default_factory=Lsn)
     clock: datetime | None = None
     """The server's, when nothing beyond what had been received had been written."""
@@ -91,6 +94,8 @@ class Streaming:
         self._fed_back = float("-inf")
         self._told = Lsn(0)
         self._answer = False
+        self._has_come = False
+        """Whether any WAL has come."""
         self._is_live = False
         """Whether what came last was all that the server had."""
 
@@ -145,6 +150,7 @@ class Streaming:
         standing, intake = self._standing, self._intake
         standing.heard = self._clock.now()
         if isinstance(message, WalData):
+            self._has_come = True
             for portion in intake.add(message.start, message.content):
                 for lane in self._lanes:
                     lane.seal(portion, standing.clock)
@@ -184,6 +190,8 @@ class Streaming:
             standing.advanced = now
         standing.confirmed = confirmed
         standing.settle()
+        if not self._has_come and standing.slot is not None and confirmed < standing.slot:
+            return
         since = now - self._fed_back
         if confirmed == self._told and since < (ANSWER_SECONDS if self._answer else FEEDBACK_SECONDS):
             return

@@ -91,7 +91,10 @@ class Telling:
         )
 
     def slot_lost(self, slot: str) -> None:
-        text = _("replication slot {slot} was given up by the server: max_slot_wal_keep_size; it is made anew")
+        text = _(
+            "replication slot {slot} was given up by the server: max_slot_wal_keep_size, or "
+            "idle_replication_slot_timeout; it is made anew"
+        )
         self.tell(Weight.ALARM, "slot lost", text.format(slot=slot))
 
     def stopped(self, missing: int) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 
 from holdfast.clock import Clock
 from holdfast.errors import HoldfastError
+from holdfast.messages import _
 from holdfast.postgres.connection import Server
 from holdfast.postgres.slot_watch import Observed, SlotWatch, is_shutting_down
 
@@ -70,3 +71,7 @@ class Watch:
             self.observed, self.error = watch.look(), None
         except HoldfastError as error:
             self.observed, self.error = None, error
+        except Exception as error:  # noqa: BLE001  whoever relies on what is seen must know that nothing is
+            watch.close()
+            text = _("the server cannot be asked: {error}").format(error=f"{type(error).__name__}: {error}")
+            self.observed, self.error = None, HoldfastError(text)

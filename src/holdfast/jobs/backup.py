@@ -11,11 +11,11 @@ from holdfast.clock import Clock
 from holdfast.entry import Block
 from holdfast.errors import Interrupted
 from holdfast.jobs.progress import Progress
-from holdfast.jobs.records import doubts, from_the_future, future_text
+from holdfast.jobs.records import doubts, from_the_future, future_text, strangers
 from holdfast.messages import _
 from holdfast.postgres.basebackup import base_backup
 from holdfast.postgres.facts import BackupFacts
-from holdfast.repository.repository import Repository
+from holdfast.repository.repository import Records, Repository
 from holdfast.repository.snapshots import Snapshot
 from holdfast.repository.writer import About, SnapshotWriter
 
@@ -43,7 +43,8 @@ def take_snapshot(
     """
     started = clock.now()
     label = f"{source.name}_{started.astimezone(zone):%Y%m%d_%H%M%S}"
-    concerns = _concerns(repository, started.astimezone(zone))
+    records = repository.records()
+    concerns = _concerns(records, started.astimezone(zone))
     progress.begin(_("reading the index of {url}").format(url=repository.url))
     with SnapshotWriter(repository, host=host) as writer:
         try:
@@ -60,7 +61,7 @@ def take_snapshot(
                     started=started,
                     host=host,
                     holdfast_version=__version__,
-                    warnings=(*_warnings(backup.facts), *concerns),
+                    warnings=(*_warnings(backup.facts), *strangers(source.name, backup.facts, records), *concerns),
                     facts=backup.facts.to_json(),
                 )
             return writer.publish(about)
@@ -78,9 +79,8 @@ def take_snapshot(
             ) from None
 
 
-def _concerns(repository: Repository, now: datetime) -> tuple[str, ...]:
+def _concerns(records: Records, now: datetime) -> tuple[str, ...]:
     """What was wrong with the repository's other snapshots when this one was begun."""
-    records = repository.records()
     future = (future_text(snapshot, now) for snapshot in from_the_future(records, now))
     return (*doubts(records), *future)
 

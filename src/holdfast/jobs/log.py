@@ -151,10 +151,7 @@ def read_log(inputs: RecoveryInputs, server: ServerWal, names: Names, asked: Wan
                 count += 1
     if names.why:
         notes.append(_("names are missing: {why}").format(why=names.why))
-    notes += (
-        _("the WAL from {start} to {stop} is not held").format(start=Lsn(before[-1].stop), stop=Lsn(after[0].start))
-        for before, after in pairwise(runs)
-    )
+    notes += _holes(line, asked)
     return Log(
         entries=tuple(kept),
         left_out=count - len(kept),
@@ -162,6 +159,18 @@ def read_log(inputs: RecoveryInputs, server: ServerWal, names: Names, asked: Wan
         stop=Lsn(runs[-1][-1].stop) if runs else None,
         notes=tuple(notes),
     )
+
+
+def _holes(line: Line, asked: Wanted) -> Iterator[str]:
+    """WAL that is not held, of the time that is asked for: what happened there, nobody can say."""
+    for before, after in pairwise(line.stretches):
+        ended, went_on = line.until(before), line.until(after)
+        if (went_on is None or went_on >= asked.since) and (
+            asked.until is None or ended is None or ended <= asked.until
+        ):
+            yield _("the WAL from {start} to {stop} is not held: what was committed there is not shown").format(
+                start=before.stop, stop=after.start
+            )
 
 
 def _newest_line(server: ServerWal, notes: list[str]) -> Line:

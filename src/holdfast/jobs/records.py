@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 
+from holdfast.errors import Damaged
 from holdfast.messages import _
+from holdfast.postgres.facts import BackupFacts
 from holdfast.repository.repository import Records
 from holdfast.repository.snapshots import Snapshot
 
@@ -31,3 +35,26 @@ def future_text(snapshot: Snapshot, now: datetime) -> str:
         started=snapshot.started.astimezone(now.tzinfo).isoformat(" ", "seconds"),
         now=now.isoformat(" ", "seconds"),
     )
+
+
+def strangers(source: str, facts: BackupFacts, records: Records) -> Iterator[str]:
+    """How a cluster differs from the one whose snapshots stand under the same source's name already."""
+    known = []
+    for snapshot in records.snapshots:
+        if snapshot.source == source and snapshot.source_type == "postgres":
+            with suppress(Damaged):
+                known.append((snapshot, BackupFacts.from_json(snapshot.facts)))
+    if not known:
+        return
+    before, seen = known[-1]
+    if seen.system_identifier != facts.system_identifier:
+        yield _(
+            "this is another cluster than before: system identifier {now}, and snapshot {label} is of {before}"
+        ).format(now=facts.system_identifier, label=before.label, before=seen.system_identifier)
+        return
+    ahead = max(known, key=lambda one: (one[1].system_identifier == facts.system_identifier, one[1].timeline))
+    if ahead[1].timeline > facts.timeline:
+        yield _(
+            "this server is on timeline {now}, and snapshot {label} is of timeline {newer}: it was left behind by a "
+            "failover, or set back"
+        ).format(now=facts.timeline, label=ahead[0].label, newer=ahead[1].timeline)

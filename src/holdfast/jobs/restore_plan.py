@@ -142,7 +142,7 @@ def plan_restore(
     from_elsewhere = brought(recovery) if recovery else ()
     needed[target] += 2 * sum(planned.segment.size for planned in from_elsewhere)
     refuse_unless_room(needed.items())
-    refuse_created(snapshot, created_in(reader, segments, facts.wal_segment_size), created)
+    refuse_created(snapshot, created_in(reader, segments, facts), created)
     timeline, histories = _histories(recovery, facts, frozenset(wal), timelines)
     plan = RestorePlan(
         snapshot=snapshot,

@@ -110,18 +110,24 @@ def refuse_created(snapshot: Snapshot, created: Iterable[tuple[int, str]], allow
         )
 
 
-def created_in(reader: SnapshotReader, segments: Mapping[str, Content], segment_size: int) -> Iterator[tuple[int, str]]:
-    """OID and folder of the tablespaces outside the data directory that these segments create."""
+def created_in(
+    reader: SnapshotReader, segments: Mapping[str, Content], facts: BackupFacts
+) -> Iterator[tuple[int, str]]:
+    """OID and folder of the tablespaces outside the data directory that replaying these segments creates.
+
+    Replay begins with the backup, which of a standby begins amid a segment.
+    """
     from holdfast.postgres.walscan import WalScanner
 
     scanner, awaited = None, None
     for name in sorted(segments):
-        segment = Segment.parse(name, segment_size)
+        segment = Segment.parse(name, facts.wal_segment_size)
         if scanner is None or segment != awaited:
-            scanner = WalScanner(timeline=segment.timeline, segment_size=segment_size, start=segment.start)
+            scanner = WalScanner(timeline=segment.timeline, segment_size=segment.size, start=segment.start)
         awaited = segment.following()
         for block in reader.load(list(load_content(segments[name], reader.load))):
             for event in scanner.feed(block).events:
                 oid, _blank, location = event.detail.partition(" ")
-                if event.kind is EventKind.TABLESPACE and location.startswith("/"):
+                is_replayed = event.kind is EventKind.TABLESPACE and event.lsn >= facts.start_lsn
+                if is_replayed and location.startswith("/"):
                     yield int(oid), location

@@ -7,6 +7,7 @@ client that hangs holds one thread for a while, and nobody else.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import grp
 import json
@@ -15,6 +16,7 @@ import pwd
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,6 +39,9 @@ MAX_PUSHES = 2
 """At once: their files are in memory."""
 IDLE_SECONDS = 30.0
 _LONGEST_PATH = 107
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EINTR)
+"""What accepting fails with for a while."""
+_PAUSE_SECONDS = 0.2
 
 
 @contextmanager
@@ -105,9 +110,17 @@ class WalSocket:
             self._clients.acquire()
             try:
                 client, _address = listening.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), name="wal socket client", daemon=True).start()
+            except OSError as error:
+                self._clients.release()
+                if error.errno not in _PASSING:
+                    return  # closed
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(client,), name="wal socket client", daemon=True).start()
+            except RuntimeError:  # no more threads: whoever asked finds out
+                client.close()
+                self._clients.release()
 
     def _serve(self, client: socket.socket) -> None:
         try:

@@ -81,7 +81,11 @@ def synchronous_problems(facts: SourceFacts) -> Iterator[Problem]:
         text = _("commits may be waiting for a receiver that does not run: {setting} = {value}").format(
             setting="synchronous_standby_names", value=facts.server.synchronous_standby_names
         )
-        yield critical("synchronous", text, f"holdfast wal receive {facts.source}")
+        remedy = _("holdfast wal receive {source}; to let commits go on without it: {sql}").format(
+            source=facts.source,
+            sql="ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();",
+        )
+        yield critical("synchronous", text, remedy)
     else:
         text = _("commits do not wait for Holdfast, and are meant to: the newest may be lost with the server")
         yield critical("synchronous", text, "holdfast check")

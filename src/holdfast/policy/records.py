@@ -68,8 +68,14 @@ class Records:
     def events(self, step: Step) -> list[Event]:
         return [event for facts in self.facts(step) if facts for event in facts.events if event.end <= step.stop]
 
-    def are_known(self, step: Step) -> bool:
-        return None not in self.facts(step)
+    def is_end_known(self, step: Step) -> bool:
+        """Whether no record ends in it, behind the last that is known to, which nobody has seen."""
+        for facts in reversed(self.facts(step)):
+            if facts is not None and facts.records_end is not None:
+                return True
+            if facts is None or facts.is_blind:
+                return False
+        return True
 
     def end(self, step: Step) -> Lsn | None:
         """Where the last whole record ends that ends in it; None: none is known to."""

@@ -7,15 +7,15 @@ the WAL that is known now: a target that PostgreSQL would never see is FATAL the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from holdfast.errors import Refused, UsageError
 from holdfast.messages import _
 from holdfast.policy.lines import Line, ServerWal, servers
 from holdfast.policy.records import Part, Records, Transactions
-from holdfast.policy.refusals import Refusals, without_history
+from holdfast.policy.refusals import Refusals, moment, without_history
 from holdfast.policy.replaying import PlannedSegment, Replay
 from holdfast.policy.searching import Search, Stop, alone
 from holdfast.policy.targets import TargetKind, WantedTarget
@@ -166,9 +166,26 @@ def _plan(
     records = Records(line, transactions)
     search = Search(wanted, line, records, candidates)
     stop = search.stop()
+    if wanted.kind is TargetKind.LATEST:
+        stop = replace(stop, warnings=(*stop.warnings, *_gone_on(wanted, server, line, stop)))
     if stop.following is None:
         return _snapshot_alone(server, stop)
     return _replayed(server, line, records, stop, search.refusals)
+
+
+def _gone_on(wanted: WantedTarget, server: ServerWal, line: Line, stop: Stop) -> Iterator[str]:
+    """Other timelines that are held to a later moment: the newest may be a restored copy's, and not the server's."""
+    for timeline in sorted(server.timelines):
+        other = server.line(timeline)
+        if timeline == line.timeline or other is None or not other.stretches:
+            continue
+        left, newest = line.history.switch_from(timeline), other.stretches[-1]
+        until = other.until(newest)
+        if until and (stop.until is None or until > stop.until) and (left is None or newest.stop > left):
+            yield _(
+                "timeline {other} is held to a later moment ({until}) than timeline {timeline}, the newest: if the "
+                "server is on that one, recover with --timeline {other}"
+            ).format(other=timeline, until=moment(until, wanted.zone), timeline=line.timeline)
 
 
 def _snapshot_alone(server: ServerWal, stop: Stop) -> RecoveryPlan:

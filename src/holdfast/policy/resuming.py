@@ -149,6 +149,11 @@ def _where(ends: Iterable[_End | None], server: ServerSays, gone: Lsn | None) ->
         least = min(known, key=lambda end: (end.durable, end.timeline))
         return least.timeline, Lsn(least.next // size * size)
     oldest = server.oldest
+    later = [end for end in known if gone is not None and end.next // size * size > gone]
+    if later:  # one that was behind must not cost the others what they can still have
+        least = min(later, key=lambda end: (end.durable, end.timeline))
+        if oldest is None or least.next // size < oldest // size:
+            return least.timeline, Lsn(least.next // size * size)
     if oldest is None or (gone is not None and oldest // size * size <= gone):
         oldest = server.flushed
     return server.history.timeline_at(oldest), Lsn(oldest // size * size)

@@ -22,6 +22,8 @@ from holdfast.postgres.lsn import Lsn
 from holdfast.postgres.recovery import CONSISTENT, END_OF_WAL, Target
 from holdfast.postgres.walfacts import Event, EventKind, Transaction, WalFacts
 
+_SHOWN_POINTS = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
@@ -183,18 +185,21 @@ class Search:
         return self._first_of_newest(found)
 
     def _name(self) -> Stop:
-        found = [
+        points = [
             event
             for stretch in self._line.stretches
             for step in stretch.steps
             for event in self._records.events(step)
-            if event.kind is EventKind.RESTORE_POINT and event.detail == self._wanted.value
+            if event.kind is EventKind.RESTORE_POINT
         ]
+        found = [event for event in points if event.detail == self._wanted.value]
         if not found:
-            raise self._unheard_of(
+            known = ", ".join(dict.fromkeys(event.detail for event in points[-_SHOWN_POINTS:])) or _("none")
+            raise UsageError(
                 _("no restore point {name!r} is held on timeline {timeline}").format(
                     name=self._wanted.value, timeline=self._line.timeline
-                )
+                ),
+                hint=_("Those that are: {names}. Another timeline is named by --timeline NUMBER.").format(names=known),
             )
         return self._first_of_newest(found)
 
@@ -261,7 +266,7 @@ class Search:
     ) -> Stop:
         stretch = following.stretch
         least = self._records.stretch_end(stretch, following.begins(known.facts))
-        is_known = all(map(self._records.are_known, self._tail(following, least)))
+        is_known = all(map(self._records.is_end_known, self._tail(following, least)))
         return Stop(
             known=known,
             following=following,

@@ -128,7 +128,7 @@ class BaseBackup:
         self._elapsed = elapsed
         self._now = now
         """The server's clock or a little more, never less: no commit before the backup may be later than its start."""
-        self._started_at = observed.now
+        self._started_at = now()
         self._system_identifier = 0
         self._start: Row = ()
         self._tablespaces: tuple[Tablespace, ...] = ()

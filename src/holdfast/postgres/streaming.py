@@ -34,7 +34,17 @@ from holdfast.postgres.wal_messages import (
     parse_timeline_ends,
 )
 
-__all__ = ["Identity", "Keepalive", "Message", "SlotState", "TimelineEnds", "WalData", "WalGone", "WalSession"]
+__all__ = [
+    "Identity",
+    "Keepalive",
+    "Message",
+    "SlotLost",
+    "SlotState",
+    "TimelineEnds",
+    "WalData",
+    "WalGone",
+    "WalSession",
+]
 
 _UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
@@ -47,6 +57,11 @@ _UNDEFINED_OBJECT, _NOT_SUPPORTED, _INTERNAL = "42704", "0A000", "XX000"
 
 class WalGone(HoldfastError):
     """The server no longer has the WAL that was asked for: removed, or our slot given up by the server."""
+
+
+class SlotLost(WalGone):
+    """Our slot was given up by the server; the WAL itself may still be there. PostgreSQL 18 tells a slot that was idle
+    for too long by this alone: its ``restart_lsn`` stays."""
 
 
 class _Phase(Enum):
@@ -149,16 +164,19 @@ class WalSession(Walsender):
             if self.sqlstate != _UNDEFINED_OBJECT:
                 raise
 
-    def start(self, slot: str, lsn: Lsn, timeline: int) -> None:
-        """Have WAL sent from ``lsn`` on, of ``timeline``: the server's, or an ancestor of it.
+    def start(self, slot: str | None, lsn: Lsn, timeline: int) -> None:
+        """Have WAL sent from ``lsn`` on, of ``timeline``: the server's, or an ancestor of it. Without a slot the server
+        keeps nothing for us.
 
-        Raises :class:`~holdfast.errors.AlreadyRunning` if the slot is in use, :class:`WalGone` if the server has given
+        Raises :class:`~holdfast.errors.AlreadyRunning` if the slot is in use, :class:`SlotLost` if the server has given
         it up (that WAL is missing shows in :meth:`receive`), :class:`~holdfast.errors.Refused` for a logical slot or
         what is not in the server's history.
         """
-        self.slot(slot)  # a logical one is refused here; START_REPLICATION has one SQLSTATE for that and a lost one
+        if slot is not None:
+            self.slot(slot)  # a logical one is refused here; START_REPLICATION has one SQLSTATE for that and a lost one
         self._phase, self._ends, self._feedback = _Phase.STARTING, None, None
-        self.send(f"START_REPLICATION SLOT {_quoted(slot)} PHYSICAL {lsn} TIMELINE {timeline}")
+        of_slot = "" if slot is None else f"SLOT {_quoted(slot)} "
+        self.send(f"START_REPLICATION {of_slot}PHYSICAL {lsn} TIMELINE {timeline}")
         try:
             result = self.next_result()
         except HoldfastError:
@@ -306,11 +324,12 @@ def _streaming_error(sqlstate: str, error: HoldfastError, *, streams: bool) -> H
     if not streams:
         return error
     if sqlstate in (_UNDEFINED_FILE, _NOT_IN_STATE):
-        return WalGone(
+        return (WalGone if sqlstate == _UNDEFINED_FILE else SlotLost)(
             str(error),
             hint=_("Take a backup as soon as WAL streams again: what lies between cannot be recovered to."),
         )
-    if sqlstate == _INTERNAL and "requested" in str(error):
+    # A "requested WAL segment" is one that was removed under the server's hands: asked again, it has a SQLSTATE.
+    if sqlstate == _INTERNAL and "requested starting point" in str(error):
         return Refused(str(error), hint=_("See whether the connection leads to the right server: holdfast check."))
     return error
 

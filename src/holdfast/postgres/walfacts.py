@@ -20,6 +20,10 @@ Json = dict[str, Any]
 Value = TypeVar("Value")
 
 
+MOST_RESTORE_POINTS = 10_000
+"""In what is written of one piece."""
+
+
 class EventKind(StrEnum):
     RESTORE_POINT = "restore_point"
     """``detail``: its name."""
@@ -90,7 +94,10 @@ class WalFacts:
     """A record may have ended in it that began before anything was known: it is in none of the above."""
 
     def to_json(self) -> Json:
-        """Short keys; positions and times are integers, times microseconds since 1970. What is empty is left out."""
+        """Short keys; positions and times are integers, times microseconds since 1970. What is empty is left out. Of
+        more than :data:`MOST_RESTORE_POINTS` the first of each name are kept, and no more: anybody may make a sea of
+        them, and what is said of a piece must stay small."""
+        events, is_cut = _most(self.events)
         found = {
             "r": self.records_end,
             "c": self.commits or None,
@@ -101,10 +108,10 @@ class WalFacts:
             "y": self.max_xid,
             "v": [
                 [event.kind.value, int(event.lsn), int(event.end), _microseconds(event.time), event.detail]
-                for event in self.events
+                for event in events
             ]
             or None,
-            "b": self.is_blind or None,
+            "b": self.is_blind or is_cut or None,
         }
         return {
             "s": int(self.start),
@@ -176,6 +183,25 @@ def join(parts: Iterable[WalFacts]) -> WalFacts:
         events=tuple(event for part in known for event in part.events),
         is_blind=any(part.is_blind for part in known),
     )
+
+
+def _most(events: tuple[Event, ...]) -> tuple[tuple[Event, ...], bool]:
+    """What of them is kept, and whether a name is left out by that."""
+    if sum(event.kind is EventKind.RESTORE_POINT for event in events) <= MOST_RESTORE_POINTS:
+        return events, False
+    kept: list[Event] = []
+    names: set[str] = set()
+    is_cut = False
+    for event in events:
+        if event.kind is EventKind.RESTORE_POINT:
+            if event.detail in names:
+                continue
+            if len(names) == MOST_RESTORE_POINTS:
+                is_cut = True
+                continue
+            names.add(event.detail)
+        kept.append(event)
+    return tuple(kept), is_cut
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -122,7 +122,7 @@ class WalReader:
                 kinds = [Kind.WAL]
             listed = {one for kind in kinds for one in parse_listed(self._repository, span_folder(kind, name, *key))}
             names = {one.name for one in listed}
-            reach = _reach(one for one in listed if one.kind is Kind.WAL)
+            reach = _reach(listed)  # what was replaced stands in longer pieces now; reading compares their digests
             for segment in asked[key]:
                 if names >= needed[segment.number] or reach.get(segment.number, 0) >= segment.stop:
                     found.add((segment.timeline, segment.number))
@@ -225,9 +225,9 @@ class WalReader:
 
 
 def _reach(names: Iterable[PieceName]) -> dict[int, int]:
-    """How far the listed pieces of each number go without a hole."""
-    reach: dict[int, int] = {}
-    for name in sorted(names, key=lambda name: (name.number, name.start)):
-        if name.start == reach.get(name.number, 0):
-            reach[name.number] = name.stop
-    return reach
+    """How far the listed pieces of each number go without a hole; they may lie over each other."""
+    ends: dict[int, set[int]] = defaultdict(lambda: {0})
+    for name in sorted(names, key=lambda name: (name.number, name.start, name.stop)):
+        if name.start in ends[name.number]:
+            ends[name.number].add(name.stop)
+    return {number: max(found) for number, found in ends.items()}
