@@ -166,11 +166,26 @@ def test_until_caught_up_with_the_first_snapshot(protected: Site) -> None:
     ended = protected("wal", "receive", "--until-caught-up", "--json")
     assert ended.returncode == 0, ended.stderr
     kinds = [json.loads(line)["kind"] for line in ended.stderr.splitlines()]
-    assert kinds[0] == "streaming"
+    assert set(kinds[:2]) == {"streaming", "snapshot"}, "two threads tell them"
     assert "snapshot taken" in kinds
     assert len(protected.ask("list")["snapshots"]) == 1
     assert protected("wal", "receive", "--until-caught-up").returncode == 0
     assert len(protected.ask("list")["snapshots"]) == 1, "one is enough"
+
+
+def test_each_repository_has_a_snapshot_to_begin_with(protected: Site) -> None:
+    """So that each is enough alone, also one that is added later."""
+    protected.well("backup")
+    with protected.configuration.open("a", encoding="utf-8") as file:
+        file.write(f'[repository.second]\nurl = "file://{protected.folder}/second"\n')
+    protected.well("init", "--no-recovery-key")
+    configure(protected, '{ from = "stream", to = ["local", "second"] }')
+    assert protected("wal", "receive", "--until-caught-up").returncode == 0
+    for name in ("local", "second"):
+        assert len(protected.ask("list", "--repository", name)["snapshots"]) >= 1
+    protected.repository.rename(protected.folder / "lost")
+    found = protected.ask("restore", "--to", protected.folder / "back", "--dry-run")
+    assert found["plan"]
 
 
 def test_a_server_that_is_not_there(protected: Site) -> None:

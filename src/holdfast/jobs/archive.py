@@ -299,7 +299,9 @@ class Receiver:
 
     def _seen_beside(self) -> tuple[Lsn, datetime] | None:
         observed = self.watch.observed
-        return None if observed is None else (observed.end, observed.clock)
+        if observed is None or str(observed.server) != self.server:  # of several hosts, the one before
+            return None
+        return observed.end, observed.clock
 
     # --- what stands in the way of one
 

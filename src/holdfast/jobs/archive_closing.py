@@ -114,16 +114,20 @@ class Closing:
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     def _close(self, wanted: Opening) -> str | None:
-        """None: there is a snapshot now; else why there is none."""
+        """None: each repository that is open has a snapshot now, so that it is enough alone; else why one has none."""
         opened = self._repositories()
+        if not opened or self._command is None:
+            return _("no repository is open")
+        failures = [failure for name in opened if (failure := self._close_in(name, opened[name], wanted)) is not None]
+        return failures[0] if failures else None
+
+    def _close_in(self, name: str, repository: Repository, wanted: Opening) -> str | None:
+        assert self._command is not None
         try:
-            if any(self._is_there(repository, wanted) for repository in opened.values()):
+            if self._is_there(repository, wanted):
                 return None
         except HoldfastError as error:
             return str(error)
-        name = next(iter(opened), None)
-        if name is None or self._command is None:
-            return _("no repository is open")
         self.state = "running"
         self._changed()
         self._tell(
