@@ -7,7 +7,7 @@ the same name, or another server's, are refused, and nothing is replaced.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.clock import Clock
@@ -48,22 +48,29 @@ class WalPusher:
     def push(self, file: WalFile) -> None:
         """Returns when ``file`` is durable in every repository.
 
-        Every repository is tried, also when another fails. Raises ``Refused`` where other bytes stand under the same
-        name (all named), or when the source's WAL is another system's; else what the stores raise.
+        Every repository is tried, also when another fails; none takes what one of them refuses. Raises ``Refused``
+        where other bytes stand under the same name (all named), or when the source's WAL is another system's; else
+        what the stores raise.
         """
         stream = Stream(source=self._source, system_identifier=file.system_identifier)
-        failures: list[HoldfastError] = []
+        self._at_each(lambda place: place.refuse_stranger(stream, file), only=Refused)
         facts = self._facts(stream, file)
+        self._at_each(lambda place: place.put(stream, file, facts))
 
-        def put(place: _Place) -> None:
+    def _at_each(self, do: Callable[[_Place], None], *, only: type[HoldfastError] = HoldfastError) -> None:
+        """Raises the first refusal, in the order of the repositories, else the first of the ``only`` errors."""
+        failures: dict[_Place, HoldfastError] = {}
+
+        def one(place: _Place) -> None:
             try:
-                place.put(stream, file, facts)
+                do(place)
             except HoldfastError as error:
-                failures.append(error)
+                failures[place] = error
 
-        each(put, self._places, workers=len(self._places))
-        if failures:
-            raise max(failures, key=lambda error: isinstance(error, Refused))
+        each(one, self._places, workers=len(self._places))
+        told = [failures[place] for place in self._places if isinstance(failures.get(place), only)]
+        if told:
+            raise max(told, key=lambda error: isinstance(error, Refused))
 
     def _facts(self, stream: Stream, file: WalFile) -> tuple[Json, ...]:
         """What is found in each of its pieces: none for other files than segments."""
@@ -109,10 +116,13 @@ class _Place:
         self._led_to: set[tuple[Stream, Segment]] = set()
         """Segments that a reader finds."""
 
-    def put(self, stream: Stream, file: WalFile, facts: tuple[Json, ...]) -> None:
+    def refuse_stranger(self, stream: Stream, file: WalFile) -> None:
         known = self._reader.streams(stream.source)
         if known and stream not in known:
             raise other_system(file.name, stream.system_identifier, tuple(other.system_identifier for other in known))
+
+    def put(self, stream: Stream, file: WalFile, facts: tuple[Json, ...]) -> None:
+        self.refuse_stranger(stream, file)
         if file.segment is None:
             self._writer(stream, _ANY_SIZE).put_file(file.name, file.content)
             return

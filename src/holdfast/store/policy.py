@@ -24,10 +24,13 @@ JSONObject = Mapping[str, object]
 SCHEMES = ("s3", "oss")
 """The services whose policies are known."""
 
-WRITTEN = ("data/", "meta/", "index/", "snapshots/", "damage/", "removed/", "leases/", "probes/")
-"""What backups, copies, verifications and checks write."""
-WITHDRAWN = ("leases/", "probes/", "index/")
-"""What of it they also delete: index objects when they join small ones."""
+WRITTEN = (
+    *("data/", "meta/", "index/", "snapshots/", "damage/", "removed/", "leases/", "probes/"),
+    *("wal/", "tails/", "walfiles/", "streams/", "spans/"),
+)
+"""What backups, copies, verifications, checks and receivers of WAL write."""
+WITHDRAWN = ("leases/", "probes/", "index/", "tails/", "spans/")
+"""What of it they also delete: index objects, summaries and tails that they join; the tails of whole segments."""
 KEPT_FROM_WRITERS = ("repository.json", "keys/", "keyring/", "marks/", "writers/")
 """Made by ``init``, by prune, and by an operator's decisions."""
 
