@@ -104,6 +104,28 @@ def test_one_of_two_repositories_is_away_and_returns(
         check_contents(cluster, one)
 
 
+def test_nothing_is_confirmed_that_one_of_two_lacks(
+    make_cluster: Callable[..., Cluster], place: Place, other: Place, state: Path
+) -> None:
+    """So little that neither is left behind: both are going, and the slower one decides."""
+    cluster = make_cluster(15)
+    places = {"local": place, "other": other}
+    for slow, quick in ((other, place), (place, other)):
+        with receiving(settings(cluster, places, state, every=0.1), places) as going:
+            going.caught_up(cluster)
+            slow.goes_away()
+            cluster.execute("create table if not exists t (n int); insert into t values (1)")
+            goal = int(cluster.value("select pg_current_wal_flush_lsn() - '0/0'"))
+            wait_until(lambda one=quick, to=goal: end_of(one.the_held()) >= to, "one has it")  # type: ignore[misc]
+            going.heard("repository")
+            time.sleep(1)  # long enough to confirm it wrongly
+            assert "left behind" not in going.kinds()
+            assert int(going.status().confirmed or 0) < goal
+            assert cluster.value(f"select restart_lsn - '0/0' < {goal} from pg_replication_slots")
+            slow.comes_back()
+            going.caught_up(cluster, 60)
+
+
 def test_a_repository_that_is_away_at_the_start(
     make_cluster: Callable[..., Cluster], place: Place, other: Place, state: Path
 ) -> None:
